@@ -1,0 +1,1 @@
+"""Loyalty programmes as code."""

@@ -1,0 +1,1 @@
+"""Who asks: tills and partners, over HTTP."""

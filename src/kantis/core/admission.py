@@ -1,0 +1,428 @@
+"""Asked before anything happens: a request becomes an event, or a refusal.
+
+`step` takes every event as a fact, so whether it may happen at all is decided here, on the
+standing caught up to the moment. A card identifies and never authorizes spending: what
+proved the spender is in the request, what is accepted as proof in the terms.
+"""
+
+from datetime import date, datetime, timedelta
+from typing import Literal
+
+from msgspec import Struct
+
+from kantis.core.events import (
+    Held,
+    Joined,
+    Left,
+    Opened,
+    PastSale,
+    Released,
+    Returned,
+    RoleTaken,
+    Sale,
+    StatusChanged,
+)
+from kantis.core.periods import Period, add_months
+from kantis.core.programme import Programme
+from kantis.core.receipt import Receipt, Return
+from kantis.core.refusals import (
+    AlreadyJoined,
+    AlreadyOpened,
+    AmountsDoNotAddUp,
+    ApprovalMissing,
+    CardKindUnknown,
+    ClaimNotAllowed,
+    CurrencyUnknown,
+    HoldTooSmall,
+    HoldUnknown,
+    InDebt,
+    LeavingCauseUnknown,
+    MayNotJoin,
+    MembershipEnded,
+    NotEnough,
+    PoolingNotAllowed,
+    ProofMissing,
+    ReasonMissing,
+    RedemptionSuspended,
+    ReturnedMoreThanBought,
+    RoleUnknown,
+    StatusUnknown,
+    SuspensionNotAllowed,
+    TermsNotInForce,
+    TimeImpossible,
+    UnitNotSpendable,
+    UnitUnknown,
+)
+from kantis.core.standing import Standing
+from kantis.core.terms import Redemption, Terms
+
+CLOCK_TOLERANCE = timedelta(minutes=5)
+"""How far a till's clock may be ahead of ours."""
+
+
+class Warrant(Struct, frozen=True):
+    """Who does something, why, and who else approved it."""
+
+    actor: str
+    reason: str = ""
+    approved_by: str = ""
+
+
+class Applicant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an application says. It is judged and not kept: names live apart from the ledger."""
+
+    born_on: date | None = None
+    organization_number: str = ""
+    trade: str = ""
+
+
+def terms_at(programme: Programme, at: datetime) -> Terms:
+    """Give the terms in force at an instant.
+
+    :raises TermsNotInForce:
+    """
+    return programme.on(programme.day(at)).terms
+
+
+def check_approval(
+    terms: Terms,
+    operation: Literal["open_balances", "leave", "suspend", "grant_status"],
+    warrant: Warrant,
+) -> None:
+    """Check that another person approved, where the terms ask for it.
+
+    :raises ApprovalMissing: also when who asks and who approves are one person
+    """
+    for approval in terms.approval:
+        if approval.operation == operation and warrant.approved_by in {"", warrant.actor}:
+            raise ApprovalMissing(operation=operation, clause=approval.clause)
+
+
+def check_time(programme: Programme, at: datetime, *, now: datetime) -> None:
+    """Check that something did not happen in the future or before the first terms.
+
+    :raises TimeImpossible:
+    """
+    if at > now + CLOCK_TOLERANCE:
+        raise TimeImpossible(at=at, now=now)
+    try:
+        terms_at(programme, at)
+    except TermsNotInForce as refusal:
+        first = programme.versions[0].terms.valid_from
+        raise TimeImpossible(at=at, first_terms=first) from refusal
+
+
+# --- membership ----------------------------------------------------------------------------
+
+
+def admit_joining(
+    programme: Programme,
+    standing: Standing,
+    applicant: Applicant,
+    *,
+    at: datetime,
+    key: str,
+    number_is_valid: bool,
+) -> Joined:
+    """Judge an applicant; the caller has checked the organization number's form.
+
+    :raises AlreadyJoined:
+    :raises MayNotJoin: with the clause and what is missing
+    """
+    membership = terms_at(programme, at).membership
+    age = membership.minimum_age_years
+    if standing.joined_at is not None and standing.left_at is None:
+        raise AlreadyJoined(joined_at=standing.joined_at)
+    if age and (
+        applicant.born_on is None or add_months(applicant.born_on, 12 * age) > programme.day(at)
+    ):
+        raise MayNotJoin(clause=membership.clause, minimum_age_years=age)
+    if membership.organization_number and not number_is_valid:
+        raise MayNotJoin(clause=membership.clause, organization_number="not valid")
+    if applicant.trade in membership.not_trades:
+        raise MayNotJoin(clause=membership.clause, trade=applicant.trade)
+    return Joined(at=at, key=key)
+
+
+def admit_card(programme: Programme, *, kind: str, role: str, at: datetime, key: str) -> RoleTaken:
+    """Check that the terms know a kind of card and the role of who gets it.
+
+    :raises CardKindUnknown:
+    :raises RoleUnknown:
+    """
+    terms = terms_at(programme, at)
+    if kind not in {card.name for card in terms.card}:
+        raise CardKindUnknown(kind=kind, known=[card.name for card in terms.card])
+    if role not in terms.membership.roles:
+        raise RoleUnknown(role=role, known=list(terms.membership.roles))
+    return RoleTaken(at=at, key=key, role=role)
+
+
+def check_pooling(programme: Programme, *, at: datetime) -> None:
+    """Check that a card may collect on somebody else's account (C-6, S-13).
+
+    :raises PoolingNotAllowed:
+    """
+    pooling = terms_at(programme, at).pooling
+    if not pooling.allowed:
+        raise PoolingNotAllowed(clause=pooling.clause)
+
+
+def admit_opening(
+    programme: Programme, standing: Standing, opening: Opened, warrant: Warrant
+) -> Opened:
+    """Check balances brought along from an older system: first of all, known, approved.
+
+    :raises MembershipEnded: nobody has joined
+    :raises AlreadyOpened: something has already been earned, bought or opened
+    :raises UnitUnknown: or the tier is unknown
+    :raises ApprovalMissing:
+    """
+    terms = terms_at(programme, opening.at)
+    _check_member(standing)
+    if standing.sums or standing.lots or standing.debts or standing.fees_charged:
+        raise AlreadyOpened
+    units = {unit.name for unit in terms.unit}
+    for lot in opening.lots:
+        if lot.unit not in units or lot.amount <= 0:
+            raise UnitUnknown(unit=lot.unit, amount=lot.amount, known=sorted(units))
+    tiers = {tier.name for tier in terms.tier}
+    if opening.tier and opening.tier not in tiers:
+        raise UnitUnknown(tier=opening.tier, known=sorted(tiers))
+    check_approval(terms, "open_balances", warrant)
+    return opening
+
+
+def admit_status(programme: Programme, change: StatusChanged, warrant: Warrant) -> StatusChanged:
+    """Check that the terms know a status.
+
+    :raises StatusUnknown:
+    :raises ApprovalMissing:
+    """
+    terms = terms_at(programme, change.at)
+    known = [status.name for status in terms.status]
+    if change.status not in known:
+        raise StatusUnknown(status=change.status, known=known)
+    check_approval(terms, "grant_status", warrant)
+    return change
+
+
+def admit_leaving(
+    programme: Programme, standing: Standing, leaving: Left, warrant: Warrant
+) -> Left:
+    """Check the cause for which a membership is ended.
+
+    :raises MembershipEnded:
+    :raises LeavingCauseUnknown:
+    :raises ReasonMissing:
+    :raises ApprovalMissing:
+    """
+    terms = terms_at(programme, leaving.at)
+    _check_member(standing)
+    block = next((b for b in terms.leaving if b.cause == leaving.cause), None)
+    if block is None:
+        raise LeavingCauseUnknown(cause=leaving.cause, known=[b.cause for b in terms.leaving])
+    if block.reason_needed and not warrant.reason.strip():
+        raise ReasonMissing(cause=leaving.cause, clause=block.clause)
+    check_approval(terms, "leave", warrant)
+    return leaving
+
+
+def admit_suspension(
+    programme: Programme, period: Period, *, now: datetime, warrant: Warrant
+) -> Period:
+    """Check that redemption may be suspended for days that are not over yet (S-16).
+
+    :raises SuspensionNotAllowed:
+    :raises ReasonMissing:
+    :raises ApprovalMissing:
+    """
+    terms = terms_at(programme, now)
+    if terms.suspension is None or not programme.day(now) <= period.start < period.end:
+        raise SuspensionNotAllowed(start=period.start, end=period.end)
+    if not warrant.reason.strip():
+        raise ReasonMissing(clause=terms.suspension.clause)
+    check_approval(terms, "suspend", warrant)
+    return period
+
+
+def check_claim(programme: Programme, *, at: datetime) -> None:
+    """Check that a purchase without a card may be claimed afterwards (K-1.4).
+
+    :raises ClaimNotAllowed:
+    """
+    claims = terms_at(programme, at).claims
+    if not claims.allowed:
+        raise ClaimNotAllowed(clause=claims.clause)
+
+
+def _check_member(standing: Standing) -> None:
+    if standing.joined_at is None or standing.left_at is not None:
+        raise MembershipEnded(left_at=standing.left_at)
+
+
+# --- sales and returns ---------------------------------------------------------------------
+
+
+def check_receipt(programme: Programme, receipt: Receipt, *, now: datetime) -> None:
+    """Check what the types cannot say: sums, currency, time.
+
+    :raises TimeImpossible:
+    :raises AmountsDoNotAddUp:
+    :raises CurrencyUnknown:
+    """
+    check_time(programme, receipt.at, now=now)
+    lines_minor = sum([line.amount_minor for line in receipt.lines])
+    if lines_minor != receipt.total_minor:
+        raise AmountsDoNotAddUp(total_minor=receipt.total_minor, lines_minor=lines_minor)
+    if receipt.tenders:
+        tenders_minor = sum(tender.amount_minor for tender in receipt.tenders)
+        if tenders_minor != receipt.total_minor:
+            raise AmountsDoNotAddUp(total_minor=receipt.total_minor, tenders_minor=tenders_minor)
+    currency = terms_at(programme, receipt.at).currency
+    if receipt.currency != currency:
+        raise CurrencyUnknown(currency=receipt.currency, expected=currency)
+
+
+def admit_payments(programme: Programme, standing: Standing, sale: Sale) -> Sale:
+    """Check every payment with a unit on a sale: its hold, or a proof and enough to spend.
+
+    :raises Refusal: as `authorize_spending` and `authorize_capture`
+    """
+    units = {redemption.unit for redemption in terms_at(programme, sale.at).redemption}
+    for tender in sale.receipt.tenders:
+        if tender.kind not in units or tender.amount_minor <= 0:
+            continue
+        if tender.hold:
+            authorize_capture(
+                programme,
+                standing,
+                hold_id=tender.hold,
+                unit=tender.kind,
+                amount=tender.amount_minor,
+                at=sale.at,
+            )
+        else:
+            authorize_spending(
+                programme,
+                standing,
+                unit=tender.kind,
+                amount=tender.amount_minor,
+                proof=sale.receipt.proof,
+                at=sale.at,
+            )
+    return sale
+
+
+def check_return(past: PastSale, document: Return) -> None:
+    """Check that no line comes back beyond what was bought and is still out.
+
+    :raises ReturnedMoreThanBought:
+    """
+    lines = past.sale.receipt.lines
+    left: dict[int, int] = {}
+    for back in document.lines:
+        bought = lines[back.line - 1].amount_minor if back.line <= len(lines) else 0
+        before = left.get(back.line, bought - past.returned.get(back.line, 0))
+        left[back.line] = before - back.amount_minor
+        if left[back.line] < 0:
+            raise ReturnedMoreThanBought(
+                line=back.line, asked_minor=back.amount_minor, left_minor=max(before, 0)
+            )
+
+
+def admit_return(programme: Programme, returned: Returned, *, now: datetime) -> Returned:
+    """Check a return whose sale is known.
+
+    :raises TimeImpossible: also when it would lie before its sale
+    :raises ReturnedMoreThanBought:
+    """
+    check_time(programme, returned.at, now=now)
+    past = returned.past
+    assert past is not None, "the sale of a return is looked up first"
+    if returned.at < past.sale.at:
+        raise TimeImpossible(at=returned.at, sold_at=past.sale.at)
+    check_return(past, returned.document)
+    return returned
+
+
+# --- spending ------------------------------------------------------------------------------
+
+
+def admit_hold(programme: Programme, standing: Standing, held: Held, *, proof: str) -> Held:
+    """Check that an amount may be set aside.
+
+    :raises Refusal: as `authorize_spending`
+    """
+    redemption = authorize_spending(
+        programme, standing, unit=held.unit, amount=held.amount, proof=proof, at=held.at
+    )
+    until_at = held.at + timedelta(seconds=redemption.hold_seconds)
+    return Held(
+        at=held.at,
+        key=held.key,
+        hold_id=held.hold_id,
+        unit=held.unit,
+        amount=held.amount,
+        until_at=until_at,
+    )
+
+
+def admit_release(standing: Standing, released: Released) -> Released:
+    """Check that a hold is open.
+
+    :raises HoldUnknown:
+    """
+    if released.hold_id not in {hold.hold_id for hold in standing.holds}:
+        raise HoldUnknown(hold=released.hold_id)
+    return released
+
+
+def authorize_spending(
+    programme: Programme, standing: Standing, *, unit: str, amount: int, proof: str, at: datetime
+) -> Redemption:
+    """Give the clause under which an amount may be spent or held now.
+
+    :raises UnitNotSpendable:
+    :raises MembershipEnded:
+    :raises RedemptionSuspended:
+    :raises ProofMissing:
+    :raises InDebt:
+    :raises NotEnough:
+    """
+    day = programme.day(at)
+    redemption = _redemption(programme, unit, at)
+    _check_member(standing)
+    if programme.is_suspended(day):
+        raise RedemptionSuspended(unit=unit)
+    if proof not in redemption.proofs:
+        raise ProofMissing(unit=unit, accepted=list(redemption.proofs))
+    if debt := standing.debts.get(unit, 0):
+        raise InDebt(unit=unit, debt=debt)
+    if amount > (available := standing.usable(unit, day)):
+        raise NotEnough(unit=unit, asked=amount, available=available)
+    return redemption
+
+
+def authorize_capture(
+    programme: Programme, standing: Standing, *, hold_id: str, unit: str, amount: int, at: datetime
+) -> None:
+    """Check that an open hold covers a payment.
+
+    :raises UnitNotSpendable:
+    :raises HoldUnknown: also when the hold is in another unit
+    :raises HoldTooSmall:
+    """
+    _redemption(programme, unit, at)
+    hold = next((h for h in standing.holds if h.hold_id == hold_id), None)
+    if hold is None or hold.unit != unit:
+        raise HoldUnknown(hold=hold_id)
+    if amount > hold.amount:
+        raise HoldTooSmall(hold=hold_id, asked=amount, held=hold.amount)
+
+
+def _redemption(programme: Programme, unit: str, at: datetime) -> Redemption:
+    for redemption in terms_at(programme, at).redemption:
+        if redemption.unit == unit:
+            return redemption
+    raise UnitNotSpendable(unit=unit)

@@ -1,0 +1,85 @@
+"""A programme in force: its dated versions, ready to run, and its suspensions."""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from datetime import date, datetime
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+from kantis.core.earning import Earner
+from kantis.core.periods import NEVER, Period, local_day
+from kantis.core.refusals import TermsNotInForce
+from kantis.core.standing import LotKey
+from kantis.core.terms import Terms
+from kantis.core.terms_text import TermsFaulty, check_succession
+
+
+class Version:
+    """One version of the terms with what is prepared from it."""
+
+    def __init__(self, terms: Terms) -> None:
+        """Prepare `terms`."""
+        self.terms = terms
+        self.earner = Earner(terms)
+
+
+class Programme:
+    """All versions of a programme's terms in order, and the periods without redemption."""
+
+    def __init__(self, versions: Iterable[Terms], suspensions: Iterable[Period] = ()) -> None:
+        """Put the versions in order.
+
+        :raises TermsFaulty: when a version drops what an earlier one had and does not say so
+        """
+        in_order = sorted(versions, key=lambda terms: terms.valid_from)
+        faults = [f for one, next_ in pairwise(in_order) for f in check_succession(one, next_)]
+        if faults:
+            raise TermsFaulty(faults)
+        self.versions = tuple(map(Version, in_order))
+        self.suspensions = tuple(sorted(suspensions))
+        self.name = in_order[0].programme
+        self.zone = ZoneInfo(in_order[0].zone)
+        self._starts = [terms.valid_from for terms in in_order]
+
+    def day(self, at: datetime) -> date:
+        """Give the programme's local day at an instant."""
+        return local_day(at, self.zone)
+
+    def on(self, day: date) -> Version:
+        """Give the version in force on a day.
+
+        :raises TermsNotInForce: before the first version
+        """
+        index = bisect_right(self._starts, day)
+        if not index:
+            raise TermsNotInForce(programme=self.name, day=day)
+        return self.versions[index - 1]
+
+    def version(self, valid_from: date) -> Version:
+        """Give the version that began on exactly this day."""
+        return self.versions[self._starts.index(valid_from)]
+
+    def next_start(self, after: date) -> date:
+        """Give the day on which the next version after `after` begins, `NEVER` if none."""
+        index = bisect_right(self._starts, after)
+        return self._starts[index] if index < len(self._starts) else NEVER
+
+    def is_suspended(self, day: date) -> bool:
+        """Tell whether redemption is suspended on a day."""
+        return any(start <= day < end for start, end in self.suspensions)
+
+    def expires_on(self, unit: str, key: LotKey) -> date:
+        """Give the day on which a lot expires, put off by the suspensions it lived through."""
+        until = key.valid_until
+        for start, end in self.suspensions:
+            if until == NEVER or not self._extends(unit, start):
+                continue
+            if start < until and end > key.valid_from:
+                if end == NEVER:
+                    return NEVER
+                until += end - max(start, key.valid_from)
+        return until
+
+    def _extends(self, unit: str, start: date) -> bool:
+        suspension = self.on(max(start, self._starts[0])).terms.suspension
+        return suspension is not None and suspension.unit == unit

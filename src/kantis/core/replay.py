@@ -1,0 +1,134 @@
+"""The same function in another setting: fold a whole history, count what it comes to."""
+
+from collections.abc import Iterable
+from datetime import date
+
+import msgspec
+from msgspec import Struct, field
+
+from kantis.core.events import AnyEvent, PastSale, Returned, Sale
+from kantis.core.periods import day_start, month_label, month_of
+from kantis.core.programme import Programme
+from kantis.core.receipt import key_of
+from kantis.core.standing import Decision, Standing, Transfer
+from kantis.core.step import caught_up, step
+
+
+class Fold:
+    """One account's history being folded; events come in their total order."""
+
+    def __init__(self, programme: Programme, standing: Standing | None = None) -> None:
+        """Begin with a new account, or go on from `standing`."""
+        self.programme = programme
+        self.standing = standing if standing is not None else Standing()
+        self.sales: dict[str, PastSale] = {}
+
+    def take(self, event: AnyEvent) -> Decision:
+        """Move the account on by one event; a return finds its sale among those folded."""
+        if isinstance(event, Returned) and event.past is None:
+            event = self._with_sale(event)
+        self.standing, decision = step(self.programme, self.standing, event)
+        if isinstance(event, Sale):
+            self.sales[event.key] = PastSale(event, decision, {})
+        return decision
+
+    def know(self, key: str, past: PastSale) -> None:
+        """Make known a sale that lies before the standing this fold began with."""
+        self.sales[key] = past
+
+    def follow_calendar(self, *, through: date) -> Decision:
+        """Move the account on to the start of a day on which nothing else happens."""
+        at = day_start(through, self.programme.zone)
+        self.standing, decision = caught_up(self.programme, self.standing, at=at)
+        return decision
+
+    def _with_sale(self, event: Returned) -> Returned:
+        """Attach the sale with what came back before, and remember what comes back now."""
+        issuer = event.key.split("/", 1)[0]
+        past = self.sales[key_of(issuer, event.document.sale)]
+        returned = dict(past.returned)
+        for line in event.document.lines:
+            returned[line.line] = returned.get(line.line, 0) + line.amount_minor
+        self.sales[key_of(issuer, event.document.sale)] = PastSale(
+            past.sale, past.decision, returned
+        )
+        return msgspec.structs.replace(event, past=past)
+
+
+class Totals(Struct):
+    """What many decisions and standings come to. Amounts are in each unit; months as `2017-06`."""
+
+    receipts: int = 0
+    lines: int = 0
+    receipts_earning: int = 0
+    accounts: int = 0
+    earned: dict[str, dict[str, int]] = field(default_factory=dict)
+    moved: dict[str, dict[str, int]] = field(default_factory=dict)
+    converted: dict[str, dict[str, int]] = field(default_factory=dict)
+    reviewed: dict[str, int] = field(default_factory=dict)
+    tiers: dict[str, dict[str, int]] = field(default_factory=dict)
+    tiers_now: dict[str, int] = field(default_factory=dict)
+    fees_minor: int = 0
+    cards_ordered: int = 0
+    outstanding: dict[str, int] = field(default_factory=dict)
+    pending: dict[str, int] = field(default_factory=dict)
+    debts: dict[str, int] = field(default_factory=dict)
+
+    def count_sale(self, lines: int, decision: Decision) -> None:
+        """Count a receipt and what it earned, by unit and clause."""
+        self.receipts += 1
+        self.lines += lines
+        self.receipts_earning += bool(decision.earned)
+        for earned in decision.earned:
+            by_clause = self.earned.setdefault(earned.unit, {})
+            by_clause[earned.clause] = by_clause.get(earned.clause, 0) + earned.amount
+
+    def count(self, decision: Decision) -> None:
+        """Count what a decision moved besides: conversions, expiry, tiers, fees, cards."""
+        for transfer in decision.transfers:
+            self.count_transfer(transfer)
+        for change in decision.tier_changes:
+            _add(self.tiers, month_label(month_of(change.on)), f"{change.old}>{change.new}", 1)
+        for month, _ in decision.reviews:
+            label = month_label(month_of(month))
+            self.reviewed[label] = self.reviewed.get(label, 0) + 1
+        self.fees_minor += sum(fee.amount_minor for fee in decision.fees)
+        self.cards_ordered += sum(due.count for due in decision.cards)
+
+    def count_transfer(self, transfer: Transfer) -> None:
+        """Count a movement by kind and unit, conversions by month too."""
+        _add(self.moved, transfer.kind, transfer.unit, transfer.amount)
+        if transfer.kind == "converted":
+            month = month_label(month_of(transfer.value_on))
+            _add(self.converted, month, transfer.unit, transfer.amount)
+
+    def count_account(self, standing: Standing, *, on: date) -> None:
+        """Count what an account has on a day, and owes."""
+        self.accounts += 1
+        self.tiers_now[standing.tier] = self.tiers_now.get(standing.tier, 0) + 1
+        for unit, lots in standing.lots.items():
+            for lot in lots:
+                where = self.outstanding if lot.key.valid_from <= on else self.pending
+                where[unit] = where.get(unit, 0) + lot.amount
+        for unit, debt in standing.debts.items():
+            self.debts[unit] = self.debts.get(unit, 0) + debt
+
+
+def replay(programme: Programme, histories: Iterable[Iterable[AnyEvent]], *, until: date) -> Totals:
+    """Fold each account's history and its calendar to the start of the day `until`."""
+    totals = Totals()
+    for history in histories:
+        fold = Fold(programme)
+        for event in history:
+            decision = fold.take(event)
+            if isinstance(event, Sale):
+                totals.count_sale(len(event.receipt.lines), decision)
+            totals.count(decision)
+        totals.count(fold.follow_calendar(through=max(until, fold.standing.through_on)))
+        totals.count_account(fold.standing, on=until)
+    return totals
+
+
+def _add(table: dict[str, dict[str, int]], row: str, column: str, amount: int) -> None:
+    columns = table.setdefault(row, {})
+    columns[column] = columns.get(column, 0) + amount

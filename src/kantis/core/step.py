@@ -1,0 +1,294 @@
+"""The one function that moves an account on: `step(programme, standing, event)`."""
+
+from datetime import date, datetime
+
+from kantis.core import tiers
+from kantis.core.bookkeeping import Books, lot_key
+from kantis.core.earning import selects_store
+from kantis.core.events import (
+    AnyEvent,
+    Held,
+    Joined,
+    Left,
+    Opened,
+    PastSale,
+    Released,
+    Returned,
+    RoleTaken,
+    Sale,
+    StatusChanged,
+    order_of,
+)
+from kantis.core.periods import NEVER, month_of
+from kantis.core.programme import Programme
+from kantis.core.receipt import Receipt
+from kantis.core.standing import Decision, FeeDue, LotKey, Part, Reason, Standing, Transfer
+from kantis.core.terms import Terms
+from kantis.core.upkeep import catch_up, end_holds
+
+
+def step(programme: Programme, standing: Standing, event: AnyEvent) -> tuple[Standing, Decision]:
+    """Give where an account stands after an event, and what was decided on the way.
+
+    Follows the calendar up to the event's local day first. Neither reads nor keeps
+    anything else, and leaves `standing` as it was.
+
+    :raises TermsNotInForce: when the event lies before the first version of the terms
+    """
+    after = standing.copy()
+    day = programme.day(event.at)
+    decision = Decision(programme.on(day).terms.valid_from)
+    catch_up(programme, after, decision, through=day)
+    _Step(programme, after, decision, event.at, day).take(event)
+    after.last = order_of(event)
+    decision.tier = after.tier
+    return after, decision
+
+
+def caught_up(
+    programme: Programme, standing: Standing, *, at: datetime
+) -> tuple[Standing, Decision]:
+    """Give where an account stands at an instant at which nothing happens to it."""
+    after = standing.copy()
+    day = programme.day(at)
+    decision = Decision(programme.on(day).terms.valid_from)
+    catch_up(programme, after, decision, through=day)
+    end_holds(Books(after, decision.transfers), at=at)
+    decision.tier = after.tier
+    return after, decision
+
+
+class _Step:
+    """One event under way, on a standing of its own."""
+
+    def __init__(
+        self,
+        programme: Programme,
+        standing: Standing,
+        decision: Decision,
+        at: datetime,
+        day: date,
+    ) -> None:
+        self.programme = programme
+        self.version = programme.on(day)
+        self.terms: Terms = self.version.terms
+        self.standing = standing
+        self.decision = decision
+        self.at = at
+        self.day = day
+        self.books = Books(standing, decision.transfers)
+        end_holds(self.books, at=at)
+
+    def take(self, event: AnyEvent) -> None:
+        match event:
+            case Sale():
+                self.sale(event)
+            case Returned():
+                assert event.past is not None, "whoever loads a return looks its sale up"
+                self.returned(event, event.past)
+            case Joined():
+                self.joined()
+            case Opened():
+                self.opened(event)
+            case RoleTaken(role=role):
+                if role not in self.standing.roles:
+                    self.standing.roles += (role,)
+            case StatusChanged():
+                others = tuple(s for s in self.standing.statuses if s != event.status)
+                self.standing.statuses = (*others, event.status) if event.granted else others
+            case Held():
+                self.books.hold(event.hold_id, event.unit, event.amount, event.until_at)
+            case Released(hold_id=hold_id):
+                for hold in self.standing.holds:
+                    if hold.hold_id == hold_id:
+                        self.books.release(hold)
+            case Left(cause=cause):
+                self.left(cause)
+
+    # --- membership ------------------------------------------------------------------------
+
+    def joined(self) -> None:
+        self.standing.joined_at, self.standing.left_at = self.at, None
+        self.standing.through_on = self.day
+        self.standing.roles = (self.terms.membership.roles[0],)
+        self.standing.tier = tiers.starting_tier(self.terms)
+
+    def opened(self, event: Opened) -> None:
+        for lot in event.lots:
+            key = lot_key(self.terms, lot.unit, earned_on=lot.earned_on, valid_from=lot.earned_on)
+            if lot.valid_until is not None:
+                key = LotKey(lot.valid_until, lot.earned_on, lot.earned_on)
+            entity = self.terms.entity
+            self.books.add("opened", "", lot.unit, lot.amount, key, entity=entity, on=self.day)
+        for label, amount in event.sums.items():
+            month = month_of(date.fromisoformat(f"{label}-01"))
+            self.standing.sums[month] = self.standing.sums.get(month, 0) + amount
+        self.standing.fees_charged += event.fees_charged
+        if event.tier:
+            until = event.tier_until or NEVER
+            tiers.change_tier(
+                self.standing, self.decision, event.tier, "", on=self.day, until=until
+            )
+
+    def left(self, cause: str) -> None:
+        clause = next((b.clause for b in self.terms.leaving if b.cause == cause), "")
+        for hold in self.standing.holds:
+            self.books.release(hold)
+        self.lapse(clause)
+        self.standing.left_at = self.at
+        self.standing.next_tier, self.standing.next_tier_on = "", NEVER
+
+    def lapse(self, clause: str) -> None:
+        for unit, lots in self.standing.lots.items():
+            for lot in list(lots):
+                self.books.end_lot(
+                    "lapsed", clause, unit, lot, entity=self.terms.entity, on=self.day
+                )
+
+    # --- sales -----------------------------------------------------------------------------
+
+    def sale(self, event: Sale) -> None:
+        receipt = event.receipt
+        entity = event.entity or self.terms.entity
+        if receipt.training:
+            return self.nothing("training")
+        self.pay(receipt, entity)
+        if self.standing.joined_at is None:
+            return self.nothing("not-a-member")
+        if self.standing.left_at is not None:
+            return self.nothing("membership-ended")
+        self.charge_fees(receipt)
+        start = self.terms.earning_start
+        if (
+            start is not None
+            and start.begins == "day_after_joining"
+            and self.day <= self.programme.day(self.standing.joined_at)
+        ):
+            self.nothing("earning-not-begun", start.clause)
+        else:
+            self.earn(receipt, event.chain, entity)
+        if self.counts(event.chain):
+            fees = sum([line.amount_minor for line in receipt.lines if line.fee])
+            tiers.count_purchase(self.terms, self.standing, receipt.total_minor - fees, on=self.day)
+        return None
+
+    def nothing(self, code: str, clause: str = "") -> None:
+        self.decision.reasons.append(Reason(code, clause))
+
+    def counts(self, chain: str) -> bool:
+        counting = self.terms.counting
+        return counting is None or selects_store(counting.stores, chain)
+
+    def pay(self, receipt: Receipt, entity: str) -> None:
+        """Spend what was paid with a unit; a captured hold's lots go first."""
+        for redemption in self.terms.redemption:
+            for tender in receipt.tenders:
+                if tender.kind != redemption.unit or tender.amount_minor <= 0:
+                    continue
+                hold = next((h for h in self.standing.holds if h.hold_id == tender.hold), None)
+                amount, clause = tender.amount_minor, redemption.clause
+                if tender.hold and hold is not None:
+                    self.books.capture(hold, clause, amount, entity=entity, on=self.day)
+                else:
+                    self.books.spend(clause, redemption.unit, amount, entity=entity, on=self.day)
+
+    def charge_fees(self, receipt: Receipt) -> None:
+        if receipt.total_minor <= 0:
+            return
+        for fee in self.terms.fee:
+            if fee.name not in self.standing.fees_charged:
+                self.standing.fees_charged += (fee.name,)
+                self.decision.fees.append(
+                    FeeDue(fee.name, fee.clause, fee.gross_minor, fee.vat_percent)
+                )
+
+    def earn(self, receipt: Receipt, chain: str, entity: str) -> None:
+        earned, reasons = self.version.earner.earn(
+            receipt, standing=self.standing, chain=chain, on=self.day
+        )
+        self.decision.earned += earned
+        self.decision.reasons += reasons
+        for one in earned:
+            key = lot_key(self.terms, one.unit, earned_on=self.day, valid_from=self.day)
+            self.books.add(
+                "earned", one.clause, one.unit, one.amount, key, entity=entity, on=self.day
+            )
+
+    # --- returns ---------------------------------------------------------------------------
+
+    def returned(self, event: Returned, past: PastSale) -> None:
+        """Take back exactly what the lines earned, give back what was paid with a unit for them."""
+        entity = past.sale.entity or self.terms.entity
+        self.give_back(event, past, entity)
+        self.take_back(event, past, entity)
+        if self.standing.left_at is not None:
+            self.lapse("")
+        elif self.counts(past.sale.chain):
+            sold_on = self.programme.day(past.sale.at)
+            oldest = month_of(self.day) - tiers.months_looked_at(self.terms) - 1
+            fee_lines = {
+                number for number, line in enumerate(past.sale.receipt.lines, start=1) if line.fee
+            }
+            amount = sum(
+                back.amount_minor for back in event.document.lines if back.line not in fee_lines
+            )
+            if month_of(sold_on) >= oldest:
+                tiers.count_purchase(self.terms, self.standing, -amount, on=sold_on)
+
+    def take_back(self, event: Returned, past: PastSale, entity: str) -> None:
+        receipt = past.sale.receipt
+        earner = self.programme.version(past.decision.terms).earner
+        for earned in past.decision.earned:
+            by_line = earner.by_line(receipt, earned)
+            amount = 0
+            for back in event.document.lines:
+                before = past.returned.get(back.line, 0)
+                whole = receipt.lines[back.line - 1].amount_minor
+                gave = by_line[back.line - 1]
+                amount += gave * (before + back.amount_minor) // whole - gave * before // whole
+            if amount:
+                self.books.remove(
+                    "taken-back",
+                    earned.clause,
+                    earned.unit,
+                    amount,
+                    entity=entity,
+                    on=self.day,
+                    first=_lots_of(past.decision.transfers, "earned", earned.unit),
+                )
+
+    def give_back(self, event: Returned, past: PastSale, entity: str) -> None:
+        """Put the returned goods' share of the payment back, last spent first."""
+        total = past.sale.receipt.total_minor
+        before = sum(past.returned.values())
+        after = before + sum(back.amount_minor for back in event.document.lines)
+        for transfer in past.decision.transfers:
+            if transfer.kind == "redeemed" and total > 0:
+                paid = -transfer.amount
+                parts = _slice(transfer.parts, paid * before // total, paid * after // total)
+                self.books.give_back(
+                    transfer.clause, transfer.unit, parts, entity=entity, on=self.day
+                )
+
+
+def _lots_of(transfers: list[Transfer], kind: str, unit: str) -> list[LotKey]:
+    return [
+        part.lot
+        for transfer in transfers
+        if transfer.kind == kind and transfer.unit == unit
+        for part in transfer.parts
+        if part.lot is not None
+    ]
+
+
+def _slice(parts: tuple[Part, ...], start: int, end: int) -> list[Part]:
+    """Give what of a payment lies between two amounts, counted from what was spent last."""
+    found = []
+    passed = 0
+    for part in reversed(parts):
+        size = -part.amount
+        share = min(end, passed + size) - max(start, passed)
+        if share > 0:
+            found.append(Part(part.lot, share))
+        passed += size
+    return found

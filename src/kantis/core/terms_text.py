@@ -1,0 +1,172 @@
+"""Terms from TOML text: what is well formed is also checked for sense."""
+
+import tomllib
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+from zoneinfo import available_timezones
+
+from kantis.core.terms import Terms
+from kantis.core.toml_text import (
+    Fault,
+    Path,
+    Reader,
+    TextFaulty,
+    locate,
+    of_table,
+    syntax_fault,
+    unknown,
+)
+
+
+class TermsFaulty(TextFaulty):
+    """A terms file with faults."""
+
+
+def read_terms(text: str) -> Terms:
+    """Read one version of a programme's terms.
+
+    :raises TermsFaulty: with every fault found
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TermsFaulty([syntax_fault(error)]) from None
+    reader = Reader(locate(text))
+    terms: Terms | None = reader.struct(Terms, document, ())
+    for path, message in _contradictions(document):
+        reader.fault(path, message)
+    if terms is None or reader.faults:
+        raise TermsFaulty(reader.faults)
+    return terms
+
+
+def check_succession(before: Terms, after: Terms) -> list[Fault]:
+    """Find what a new version drops without saying what becomes of it."""
+    faults = []
+    for what in ("unit", "tier"):
+        old = {block.name for block in getattr(before, what)}
+        new = {block.name for block in getattr(after, what)}
+        mapped = {move.old for move in after.transition if move.what == what}
+        faults += [
+            Fault(
+                0,
+                f"the {what} `{name}` of {before.valid_from} is gone; say what becomes of it "
+                f'in a [[transition]] with what = "{what}", old = "{name}"',
+            )
+            for name in sorted(old - new - mapped)
+        ]
+    if before.zone != after.zone:
+        faults.append(Fault(0, f"the zone cannot change from {before.zone} to {after.zone}"))
+    return faults
+
+
+# --- sense ---------------------------------------------------------------------------------
+# These look at the plain document, so that a fault of shape in one block hides none in another.
+
+_NAMED = ("unit", "tier", "card", "status", "fee")
+_REFERS_TO = {
+    "unit": "unit",
+    "to": "unit",
+    "tier": "tier",
+    "status": "status",
+    "not_status": "status",
+    "card": "card",
+    "role": "role",
+}
+"""Fields that name another block, and which kind of block."""
+
+Findings = Iterator[tuple[Path, str]]
+
+
+def _contradictions(document: dict[str, Any]) -> Findings:
+    """Find what is well formed and yet cannot be meant."""
+    for finding in (
+        _unknown_zone,
+        _missing_texts,
+        _doubled_names,
+        _unknown_names,
+        _impossible_ladders,
+    ):
+        yield from finding(document)
+
+
+def _blocks(document: dict[str, Any], *fields: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for field in fields or document:
+        value = document.get(field)
+        if isinstance(value, dict) and field != "label":
+            yield (field,), value
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, dict):
+                    yield (field, index), item
+
+
+def _names(document: dict[str, Any], field: str) -> list[str]:
+    if field == "role":
+        roles = document.get("membership", {}).get("roles", ())
+        return [role for role in roles if isinstance(role, str)]
+    return [str(block.get("name", "")) for _, block in _blocks(document, field)]
+
+
+def _unknown_zone(document: dict[str, Any]) -> Findings:
+    zone = document.get("zone")
+    if isinstance(zone, str):
+        known = available_timezones()
+        if zone not in known:
+            close = get_close_matches(zone, known, n=1) or ["Europe/Helsinki"]
+            yield ("zone",), f"`zone` is unknown: {zone!r}; did you mean {close[0]!r}?"
+
+
+def _missing_texts(document: dict[str, Any]) -> Findings:
+    languages = document.get("languages")
+    if not isinstance(languages, list):
+        return
+    blocks = [(path, "text", block.get("text")) for path, block in _blocks(document)]
+    labels = [
+        (path, "label", block.get("label")) for path, block in _blocks(document, "unit", "tier")
+    ]
+    for path, field, text in (((), "label", document.get("label")), *blocks, *labels):
+        for language in languages:
+            if not (isinstance(text, dict) and text.get(language)):
+                yield (*path, field), f"`{field}` has no {language!r}{of_table(path)}"
+
+
+def _doubled_names(document: dict[str, Any]) -> Findings:
+    for field in _NAMED:
+        seen: set[str] = set()
+        for index, name in enumerate(_names(document, field)):
+            if name and name in seen:
+                yield (field, index, "name"), f"there are two {field}s called {name!r}"
+            seen.add(name)
+
+
+def _unknown_names(document: dict[str, Any]) -> Findings:
+    names = {kind: _names(document, kind) for kind in {*_REFERS_TO.values()}}
+    for path, block in _blocks(document):
+        for field, kind in _REFERS_TO.items():
+            value = block.get(field, ())
+            for name in (value,) if isinstance(value, str) else value:
+                if name not in names[kind]:
+                    yield (*path, field), f"`{field}` {unknown(str(name), names[kind])}"
+        if path[0] == "transition" and block.get("what") in names:
+            known = names[block["what"]]
+            if block.get("new") not in known:
+                yield (*path, "new"), f"`new` {unknown(str(block.get('new')), known)}"
+
+
+def _impossible_ladders(document: dict[str, Any]) -> Findings:
+    tiers = list(_blocks(document, "tier"))
+    if tiers and "ladder" not in document:
+        yield ("tier", 0), "there are tiers but no [ladder] that says how one rises and falls"
+    if "ladder" in document and not tiers:
+        yield ("ladder",), "there is a [ladder] but no [[tier]]"
+    last = -1
+    for path, tier in tiers:
+        limits = [tier[k] for k in ("from_minor", "above_minor") if isinstance(tier.get(k), int)]
+        if len(limits) != 1:
+            yield path, f"{tier.get('name')!r} needs from_minor or above_minor, and only one"
+        elif limits[0] <= last:
+            yield path, f"{tier.get('name')!r} must need more than the tier before it"
+        else:
+            last = limits[0]

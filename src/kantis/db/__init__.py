@@ -1,0 +1,1 @@
+"""What Kantis remembers: PostgreSQL."""

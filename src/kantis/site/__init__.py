@@ -1,0 +1,1 @@
+"""Who asks: people, in a browser."""
