@@ -7,6 +7,7 @@ real engine on PostgreSQL (`kantis.check_database`); both must come out as the c
 from bisect import insort
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Protocol
 
 import msgspec
@@ -230,7 +231,7 @@ class PureWorld:
         assert step.replace is not None
         old = self.cards[step.replace.old]
         self._issue(step.replace.new, step.account, old.kind, old.role, at)
-        return self._change_card(step, old.number, blocked_at=at)
+        return self._change_card(step, old.number, blocked_at=old.blocked_at or at)
 
     def do_pool(self, step: Step, at: datetime) -> Outcome:
         assert step.pool is not None
@@ -434,13 +435,19 @@ class _Comparison:
         self.expect = expect
         self.outcome = outcome
         self.programme = programme
-        self.terms = admission.terms_at(programme, at)
+        self.at = at
         self.day = programme.day(at)
+
+    @cached_property
+    def terms(self) -> Terms:
+        """Give the terms of the step's day; a step before the first ones can only be refused."""
+        return admission.terms_at(self.programme, self.at)
 
     def mismatches(self) -> Iterator[str]:
         expected, refused = self.expect.refused or "no", self.outcome.refused or "no"
         if expected != refused:
             yield f"refused: expected {expected}, got {refused}"
+        if expected != refused or self.outcome.refused:
             return
         for name, wanted, got in self._all():
             if wanted is not None and wanted != got:

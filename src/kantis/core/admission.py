@@ -289,7 +289,7 @@ def admit_payments(programme: Programme, standing: Standing, sale: Sale) -> Sale
 
     :raises Refusal: as `authorize_spending` and `authorize_capture`
     """
-    units = {redemption.unit for redemption in terms_at(programme, sale.at).redemption}
+    units = {unit.name for unit in terms_at(programme, sale.at).unit}
     for tender in sale.receipt.tenders:
         if tender.kind not in units or tender.amount_minor <= 0:
             continue

@@ -72,14 +72,16 @@ class Books:
     ) -> None:
         """Take an amount out: from the lots in `first`, then in order of expiry, then as debt.
 
-        What is pinned by a hold stays where it is, unless nothing else is left.
+        Lots that cannot be used yet come last. What is pinned by a hold stays where it is,
+        unless nothing else is left: lots and debt are never there both.
         """
         parts: list[Part] = []
         missing = amount
+        self._unpin(unit, amount - self._free(unit), on)
         lots = self.standing.lots.get(unit, [])
-        preferred = [lot for key in first for lot in lots if lot.key == key]
+        preferred = [lot for key in dict.fromkeys(first) for lot in lots if lot.key == key]
         others = [lot for lot in lots if lot.key not in first]
-        for lot in (*preferred, *others):
+        for lot in (*preferred, *_usable_first(others, on)):
             taken = min(missing, lot.amount - lot.pinned)
             if taken:
                 self._put(unit, lot.key, -taken)
@@ -115,11 +117,11 @@ class Books:
             first=[part.lot for part in hold.parts if part.lot is not None],
         )
 
-    def hold(self, hold_id: str, unit: str, amount: int, until_at: datetime) -> None:
+    def hold(self, hold_id: str, unit: str, amount: int, until_at: datetime, *, on: date) -> None:
         """Pin an amount, first to expire first. More than there is, is not pinned."""
         parts = []
         missing = amount
-        for lot in list(self.standing.lots.get(unit, ())):
+        for lot in _usable_first(self.standing.lots.get(unit, ()), on):
             pinned = min(missing, lot.amount - lot.pinned)
             if pinned:
                 self._put(unit, lot.key, 0, pinned)
@@ -151,6 +153,18 @@ class Books:
                 Transfer(kind, clause, unit, BOOK_OF[kind], entity, on, tuple(parts))
             )
 
+    def _free(self, unit: str) -> int:
+        return sum(lot.amount - lot.pinned for lot in self.standing.lots.get(unit, ()))
+
+    def _unpin(self, unit: str, amount: int, on: date) -> None:
+        """Shrink holds by what nothing else can cover, the one made last first."""
+        for hold in reversed(self.standing.holds):
+            if hold.unit == unit and amount > 0:
+                self.release(hold)
+                left = max(0, hold.amount - amount)
+                self.hold(hold.hold_id, unit, left, hold.until_at, on=on)
+                amount -= hold.amount
+
     def _owe(self, unit: str, amount: int) -> None:
         if amount:
             self.standing.debts[unit] = amount
@@ -177,3 +191,8 @@ class Books:
             lots[index - 1] = changed
         else:
             del lots[index - 1]
+
+
+def _usable_first(lots: Iterable[Lot], on: date) -> list[Lot]:
+    """Keep the order of expiry, but put what cannot be used on this day last."""
+    return sorted(lots, key=lambda lot: lot.key.valid_from > on)

@@ -1,12 +1,14 @@
 """Cases: what a retailer expects of the terms, as steps in local time. `docs/cases.md` explains."""
 
 import tomllib
+from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
 
 from msgspec import Struct, field
+from msgspec.structs import fields
 
-from kantis.core.toml_text import Reader, TextFaulty, locate, syntax_fault
+from kantis.core.toml_text import UNREADABLE, Path, Reader, TextFaulty, locate, syntax_fault
 
 Amount = Decimal | int
 """Money in major units (`12.50`), points as whole numbers."""
@@ -220,14 +222,30 @@ def read_case(text: str) -> Case:
     """
     try:
         document = tomllib.loads(text, parse_float=Decimal)
-    except tomllib.TOMLDecodeError as error:
+    except UNREADABLE as error:
         raise CaseFaulty([syntax_fault(error)]) from None
     reader = Reader(locate(text))
     case: Case | None = reader.struct(Case, document, ())
     if case is not None:
         for index, step in enumerate(case.step):
             if not step.action:
-                reader.fault(("step", index), f"a step does one of: {', '.join(ACTIONS)}")
+                words = [f.encode_name for f in fields(Step) if f.name in ACTIONS]
+                reader.fault(("step", index), f"a step does one of: {', '.join(words)}")
+    for path in _odd_amounts(document, ()):
+        reader.fault(path, f"`{path[-1]}`: an amount has at most two decimals")
     if case is None or reader.faults:
         raise CaseFaulty(reader.faults)
     return case
+
+
+def _odd_amounts(value: object, path: Path) -> Iterator[Path]:
+    """Find amounts that are not whole in minor units: they would be cut off unseen."""
+    if isinstance(value, Decimal):
+        if not (value.is_finite() and -2 <= int(value.as_tuple().exponent) <= 0):
+            yield path
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _odd_amounts(item, (*path, str(key)))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _odd_amounts(item, (*path, index))

@@ -8,7 +8,7 @@ from datetime import date, datetime
 
 from msgspec import Struct
 
-from kantis.core.receipt import Receipt, Return
+from kantis.core.receipt import Receipt, Return, key_of
 from kantis.core.standing import Decision, EventOrder
 
 
@@ -121,3 +121,9 @@ def order_of(event: Event) -> EventOrder:
     The calendar comes before all of its day, then membership, sales, returns, redemptions.
     """
     return (event.at, _RANK[type(event)], event.key)
+
+
+def sale_key_of(returned: Returned) -> str:
+    """Give the key of the sale that a return takes back; both have the same issuer."""
+    issuer, _, _ = returned.key.partition("/")
+    return key_of(issuer, returned.document.sale)

@@ -45,6 +45,10 @@ class Programme:
         """Give the programme's local day at an instant."""
         return local_day(at, self.zone)
 
+    def is_before(self, at: datetime) -> bool:
+        """Tell whether an instant lies before the first version."""
+        return self.day(at) < self._starts[0]
+
     def on(self, day: date) -> Version:
         """Give the version in force on a day.
 

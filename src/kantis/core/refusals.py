@@ -109,6 +109,13 @@ class CardUnknown(Refusal):
     way_out = "Check the number; a new card is issued in the store."
 
 
+class CardNumberTaken(Refusal):
+    """This card number is already in use."""
+
+    code = "card-number-taken"
+    way_out = "Take another card from the pack, or let Kantis draw a number."
+
+
 class CardKindUnknown(Refusal):
     """The terms know no such kind of card."""
 

@@ -6,11 +6,11 @@ from datetime import date
 import msgspec
 from msgspec import Struct, field
 
-from kantis.core.events import AnyEvent, PastSale, Returned, Sale
+from kantis.core.bookkeeping import BOOK_OF
+from kantis.core.events import AnyEvent, PastSale, Returned, Sale, order_of, sale_key_of
 from kantis.core.periods import day_start, month_label, month_of
 from kantis.core.programme import Programme
-from kantis.core.receipt import key_of
-from kantis.core.standing import Decision, Standing, Transfer
+from kantis.core.standing import Decision, LotKey, Part, Standing, Transfer
 from kantis.core.step import caught_up, step
 
 
@@ -44,15 +44,45 @@ class Fold:
 
     def _with_sale(self, event: Returned) -> Returned:
         """Attach the sale with what came back before, and remember what comes back now."""
-        issuer = event.key.split("/", 1)[0]
-        past = self.sales[key_of(issuer, event.document.sale)]
+        key = sale_key_of(event)
+        past = self.sales[key]
         returned = dict(past.returned)
         for line in event.document.lines:
             returned[line.line] = returned.get(line.line, 0) + line.amount_minor
-        self.sales[key_of(issuer, event.document.sale)] = PastSale(
-            past.sale, past.decision, returned
-        )
+        self.sales[key] = PastSale(past.sale, past.decision, returned)
         return msgspec.structs.replace(event, past=past)
+
+
+def refold(
+    programme: Programme, history: Iterable[AnyEvent]
+) -> tuple[Standing, list[tuple[AnyEvent, Decision]]]:
+    """Fold a whole history anew, whatever order its events came in."""
+    fold = Fold(programme)
+    decided = [(event, fold.take(event)) for event in sorted(history, key=order_of)]
+    return fold.standing, decided
+
+
+def corrections(posted: Iterable[Transfer], right: Iterable[Transfer]) -> list[Transfer]:
+    """Give the transfers that turn what was posted into what is right; empty if it is right.
+
+    Compared by what a transfer is about (kind, clause, unit, entity, value day) and by lot,
+    so that nothing moves that need not.
+    """
+    amounts: dict[tuple[str, str, str, str, date], dict[LotKey | None, int]] = {}
+    for transfers, sign in ((right, 1), (posted, -1)):
+        for one in transfers:
+            about = (one.kind, one.clause, one.unit, one.entity, one.value_on)
+            parts = amounts.setdefault(about, {})
+            for part in one.parts:
+                parts[part.lot] = parts.get(part.lot, 0) + sign * part.amount
+    found = []
+    for (kind, clause, unit, entity, value_on), parts in amounts.items():
+        differing = tuple(Part(lot, amount) for lot, amount in parts.items() if amount)
+        if differing:
+            found.append(
+                Transfer(kind, clause, unit, BOOK_OF[kind], entity, value_on, differing)
+            )
+    return found
 
 
 class Totals(Struct):

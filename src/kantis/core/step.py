@@ -97,7 +97,9 @@ class _Step:
                 others = tuple(s for s in self.standing.statuses if s != event.status)
                 self.standing.statuses = (*others, event.status) if event.granted else others
             case Held():
-                self.books.hold(event.hold_id, event.unit, event.amount, event.until_at)
+                self.books.hold(
+                    event.hold_id, event.unit, event.amount, event.until_at, on=self.day
+                )
             case Released(hold_id=hold_id):
                 for hold in self.standing.holds:
                     if hold.hold_id == hold_id:
@@ -111,7 +113,7 @@ class _Step:
         self.standing.joined_at, self.standing.left_at = self.at, None
         self.standing.through_on = self.day
         self.standing.roles = (self.terms.membership.roles[0],)
-        self.standing.tier = tiers.starting_tier(self.terms)
+        self.standing.tier, self.standing.tier_until = tiers.starting_tier(self.terms), NEVER
 
     def opened(self, event: Opened) -> None:
         for lot in event.lots:
@@ -223,7 +225,7 @@ class _Step:
         self.take_back(event, past, entity)
         if self.standing.left_at is not None:
             self.lapse("")
-        elif self.counts(past.sale.chain):
+        elif self.counts(past.sale.chain) and _was_counted(past.decision):
             sold_on = self.programme.day(past.sale.at)
             oldest = month_of(self.day) - tiers.months_looked_at(self.terms) - 1
             fee_lines = {
@@ -241,11 +243,13 @@ class _Step:
         for earned in past.decision.earned:
             by_line = earner.by_line(receipt, earned)
             amount = 0
+            returned = dict(past.returned)
             for back in event.document.lines:
-                before = past.returned.get(back.line, 0)
+                before = returned.get(back.line, 0)
+                after = returned[back.line] = before + back.amount_minor
                 whole = receipt.lines[back.line - 1].amount_minor
                 gave = by_line[back.line - 1]
-                amount += gave * (before + back.amount_minor) // whole - gave * before // whole
+                amount += gave * after // whole - gave * before // whole
             if amount:
                 self.books.remove(
                     "taken-back",
@@ -269,6 +273,14 @@ class _Step:
                 self.books.give_back(
                     transfer.clause, transfer.unit, parts, entity=entity, on=self.day
                 )
+
+
+def _was_counted(decision: Decision) -> bool:
+    """Tell whether a sale went into the purchase sums, from which its return is taken."""
+    return not any(
+        reason.code in {"training", "not-a-member", "membership-ended"}
+        for reason in decision.reasons
+    )
 
 
 def _lots_of(transfers: list[Transfer], kind: str, unit: str) -> list[LotKey]:

@@ -11,6 +11,7 @@ from kantis.core.toml_text import (
     Fault,
     Path,
     Reader,
+    UNREADABLE,
     TextFaulty,
     locate,
     of_table,
@@ -30,7 +31,7 @@ def read_terms(text: str) -> Terms:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except UNREADABLE as error:
         raise TermsFaulty([syntax_fault(error)]) from None
     reader = Reader(locate(text))
     terms: Terms | None = reader.struct(Terms, document, ())
@@ -104,9 +105,14 @@ def _blocks(document: dict[str, Any], *fields: str) -> Iterator[tuple[Path, dict
 
 def _names(document: dict[str, Any], field: str) -> list[str]:
     if field == "role":
-        roles = document.get("membership", {}).get("roles", ())
-        return [role for role in roles if isinstance(role, str)]
+        blocks = _blocks(document, "membership")
+        return [role for _, block in blocks for role in _texts_in(block.get("roles"))]
     return [str(block.get("name", "")) for _, block in _blocks(document, field)]
+
+
+def _texts_in(value: object) -> list[str]:
+    """Give a text, or the texts of a list; what is neither is a fault of shape."""
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
 
 
 def _unknown_zone(document: dict[str, Any]) -> Findings:
@@ -119,9 +125,7 @@ def _unknown_zone(document: dict[str, Any]) -> Findings:
 
 
 def _missing_texts(document: dict[str, Any]) -> Findings:
-    languages = document.get("languages")
-    if not isinstance(languages, list):
-        return
+    languages = _texts_in(document.get("languages"))
     blocks = [(path, "text", block.get("text")) for path, block in _blocks(document)]
     labels = [
         (path, "label", block.get("label")) for path, block in _blocks(document, "unit", "tier")
@@ -145,14 +149,14 @@ def _unknown_names(document: dict[str, Any]) -> Findings:
     names = {kind: _names(document, kind) for kind in {*_REFERS_TO.values()}}
     for path, block in _blocks(document):
         for field, kind in _REFERS_TO.items():
-            value = block.get(field, ())
-            for name in (value,) if isinstance(value, str) else value:
+            for name in _texts_in(block.get(field)):
                 if name not in names[kind]:
-                    yield (*path, field), f"`{field}` {unknown(str(name), names[kind])}"
-        if path[0] == "transition" and block.get("what") in names:
-            known = names[block["what"]]
-            if block.get("new") not in known:
-                yield (*path, "new"), f"`new` {unknown(str(block.get('new')), known)}"
+                    yield (*path, field), f"`{field}` {unknown(name, names[kind])}"
+        if path[0] == "transition":
+            for what in _texts_in(block.get("what")):
+                for new in _texts_in(block.get("new")):
+                    if what in names and new not in names[what]:
+                        yield (*path, "new"), f"`new` {unknown(new, names[what])}"
 
 
 def _impossible_ladders(document: dict[str, Any]) -> Findings:

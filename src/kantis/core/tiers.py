@@ -8,8 +8,12 @@ from kantis.core.terms import MonthLadder, ReviewLadder, Terms
 
 
 def highest_reached(terms: Terms, sum_minor: int) -> str:
-    """Name the highest tier that purchases of this much reach; empty if none."""
-    return next((t.name for t in reversed(terms.tier) if t.is_reached_by(sum_minor)), "")
+    """Name the highest tier that purchases of this much reach; empty if none.
+
+    Who brought back more than they bought stands like one who bought nothing.
+    """
+    bought_minor = max(0, sum_minor)
+    return next((t.name for t in reversed(terms.tier) if t.is_reached_by(bought_minor)), "")
 
 
 def rank(terms: Terms, tier: str) -> int:
@@ -34,13 +38,13 @@ def months_looked_at(terms: Terms) -> int:
 def count_purchase(terms: Terms, standing: Standing, amount_minor: int, *, on: date) -> None:
     """Add a purchase (or, negative, a return of one) to its month; a month ladder may rise.
 
-    A return never lowers a tier here: that is left to the 1st of a month.
+    A return never changes a tier here: that is left to the 1st of a month.
     """
     if terms.ladder is None or amount_minor == 0:
         return
     month = month_of(on)
     standing.sums[month] = standing.sums.get(month, 0) + amount_minor
-    if isinstance(terms.ladder, MonthLadder):
+    if amount_minor > 0 and isinstance(terms.ladder, MonthLadder):
         reached = highest_reached(terms, standing.sums[month])
         at_best = max(rank(terms, standing.tier), rank(terms, standing.next_tier))
         if rank(terms, reached) > at_best:
@@ -68,13 +72,18 @@ def review(terms: Terms, standing: Standing, decision: Decision, *, on: date) ->
 
 
 def is_review_due(terms: Terms, standing: Standing, *, on: date) -> bool:
-    """Tell whether the review on `on` could change anything: idle accounts are left alone."""
+    """Tell whether the review on `on` could change anything: idle accounts are left alone.
+
+    A month below nothing raises the sum when it leaves the window, so it is waited for.
+    """
     match terms.ladder:
         case MonthLadder():
             return bool(standing.sums) or standing.tier != starting_tier(terms)
         case ReviewLadder() as ladder:
-            return standing.tier_until <= on or bool(
-                highest_reached(terms, _window_sum(ladder, standing, on=on))
+            return (
+                standing.tier_until <= on
+                or any(sum_minor < 0 for sum_minor in standing.sums.values())
+                or bool(highest_reached(terms, _window_sum(ladder, standing, on=on)))
             )
         case None:
             return False

@@ -4,7 +4,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT, Struct
@@ -79,7 +79,11 @@ def _innermost(names: tuple[str, ...], counts: dict[Path, int], *, is_array: boo
     return path
 
 
-def syntax_fault(error: tomllib.TOMLDecodeError) -> Fault:
+UNREADABLE = (ValueError, ArithmeticError, RecursionError)
+"""What the TOML parser raises: for bad syntax, for numbers too long, for tables too deep."""
+
+
+def syntax_fault(error: Exception) -> Fault:
     """Turn the TOML parser's complaint into a fault."""
     where = re.search(r"\(at line (\d+), column \d+\)", str(error))
     message = re.sub(r" \(at .*\)$", "", str(error))
@@ -113,8 +117,12 @@ class Reader:
             return self._ratio(value, path)
         if structs := _structs_in(kind):
             return self._one_of(structs, value, path)
-        if get_origin(kind) is tuple and _structs_in(get_args(kind)[0]):
-            return self._many(get_args(kind)[0], value, path)
+        many = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        if get_origin(many) is tuple and _structs_in(get_args(many)[0]):
+            found = self._many(get_args(many)[0], value, path)
+            if found == () and many is not kind:  # the only bound that arrays of tables have
+                self.fault(path, f"[[{path[-1]}]] is needed at least once")
+            return found
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
@@ -166,14 +174,14 @@ class Reader:
     def struct(self, struct: type[Struct], value: dict[str, Any], path: Path) -> Any:  # noqa: ANN401
         """Read a table; None when anything in it has a fault."""
         before = len(self.faults)
-        fields = {field.name: field for field in msgspec.structs.fields(struct)}
+        fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
         for name in value:
             if name not in fields:
                 self.fault((*path, name), f"the key `{name}` {unknown(name, fields)}")
         found = {}
         for name, field in fields.items():
             if name in value:
-                found[name] = self.value(field.type, value[name], (*path, name))
+                found[field.name] = self.value(field.type, value[name], (*path, name))
             elif field.default is NODEFAULT and field.default_factory is NODEFAULT:
                 self.fault(path, f"`{name}` is missing{of_table(path)}")
         return struct(**found) if len(self.faults) == before else None

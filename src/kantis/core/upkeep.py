@@ -29,6 +29,8 @@ def next_due(programme: Programme, standing: Standing, *, horizon: date = NEVER)
         due = min(due, programme.day(hold.until_at) + ONE_DAY)
     if standing.left_at is None:
         due = min(due, standing.next_tier_on, programme.next_start(after))
+        if standing.tier_until > after:
+            due = min(due, standing.tier_until)
         first = next_month_start(after)
         if (
             first <= horizon

@@ -1,1 +1,1 @@
-"""What Kantis remembers: PostgreSQL."""
+"""What Kantis remembers: PostgreSQL, rows in, core values out. No function here decides."""

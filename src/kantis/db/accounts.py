@@ -1,0 +1,190 @@
+"""Accounts and cards: found, locked in order, opened."""
+
+from collections.abc import Iterable
+from datetime import date, datetime
+from typing import Any
+
+import msgspec
+import psycopg
+from msgspec import Struct
+
+from kantis.core.cards import Card, CardLink
+from kantis.core.periods import NEVER
+from kantis.core.refusals import AccountUnknown
+from kantis.core.standing import Standing
+
+_decode_standing = msgspec.json.Decoder(Standing)
+
+
+class Account(Struct):
+    """An account under its lock: where it stands, and how many events and transfers it has."""
+
+    account_id: int
+    programme: str
+    standing: Standing
+    last_event: int
+    last_transfer: int
+
+
+def lock(connection: psycopg.Connection, account_ids: Iterable[int]) -> dict[int, Account]:
+    """Lock accounts in order, then give them as they stand now.
+
+    Locks come before anything else that a transaction reads: at READ COMMITTED the row
+    that a lock had to wait for is the row as the other transaction left it.
+    """
+    rows = connection.execute(
+        "SELECT account_id, programme, standing::text, last_event, last_transfer FROM account"
+        " WHERE account_id = ANY(%s) ORDER BY account_id FOR NO KEY UPDATE",
+        [sorted(set(account_ids))],
+    ).fetchall()
+    return {row[0]: _account(row) for row in rows}
+
+
+def read(connection: psycopg.Connection, account_ids: Iterable[int]) -> dict[int, Account]:
+    """Give accounts as they stand, without a lock."""
+    rows = connection.execute(
+        "SELECT account_id, programme, standing::text, last_event, last_transfer FROM account"
+        " WHERE account_id = ANY(%s)",
+        [list(set(account_ids))],
+    ).fetchall()
+    return {row[0]: _account(row) for row in rows}
+
+
+def lock_one(connection: psycopg.Connection, programme: str, account_id: int) -> Account:
+    """Lock one account of a programme.
+
+    :raises AccountUnknown:
+    """
+    return _of_programme(lock(connection, [account_id]), programme, account_id)
+
+
+def one(connection: psycopg.Connection, programme: str, account_id: int) -> Account:
+    """Give one account of a programme, without a lock.
+
+    :raises AccountUnknown:
+    """
+    return _of_programme(read(connection, [account_id]), programme, account_id)
+
+
+def _of_programme(found: dict[int, Account], programme: str, account_id: int) -> Account:
+    account = found.get(account_id)
+    if account is None or account.programme != programme:
+        raise AccountUnknown(account=account_id)
+    return account
+
+
+def due(connection: psycopg.Connection, programme: str, *, through: date, limit: int) -> list[int]:
+    """Give accounts on which the calendar has something to do by a day, earliest first."""
+    rows = connection.execute(
+        "SELECT account_id FROM account WHERE programme = %s AND next_due_on <= %s"
+        " ORDER BY next_due_on, account_id LIMIT %s",
+        [programme, through, limit],
+    ).fetchall()
+    return [account_id for (account_id,) in rows]
+
+
+def open_account(connection: psycopg.Connection, *, programme: str, kind: str) -> Account:
+    """Open an account on which nothing has happened yet."""
+    row = connection.execute(
+        "INSERT INTO account (programme, kind, standing, next_due_on) VALUES (%s, %s, %s, %s)"
+        " RETURNING account_id",
+        [programme, kind, msgspec.json.encode(Standing()).decode(), NEVER],
+    ).fetchone()
+    assert row is not None, "an insert returns its row"
+    return Account(row[0], programme, Standing(), 0, 0)
+
+
+def cards(
+    connection: psycopg.Connection, programme: str, numbers: Iterable[str]
+) -> dict[str, Card]:
+    """Give a programme's cards of these numbers, with the accounts they stood for."""
+    rows = connection.execute(
+        "SELECT c.card_number, kind, role, issued_at, activated_at, blocked_at,"
+        " array_agg(account_id ORDER BY from_at), array_agg(from_at ORDER BY from_at)"
+        " FROM card c JOIN card_link USING (card_number)"
+        " WHERE programme = %s AND card_number = ANY(%s) GROUP BY c.card_number",
+        [programme, list(set(numbers))],
+    ).fetchall()
+    return {row[0]: _card(row) for row in rows}
+
+
+def cards_of(connection: psycopg.Connection, account_id: int) -> list[Card]:
+    """Give all cards that stand or stood for an account."""
+    rows = connection.execute(
+        "SELECT c.card_number, kind, role, issued_at, activated_at, blocked_at,"
+        " array_agg(l.account_id ORDER BY from_at), array_agg(from_at ORDER BY from_at)"
+        " FROM card c JOIN card_link l USING (card_number)"
+        " WHERE card_number IN (SELECT card_number FROM card_link WHERE account_id = %s)"
+        " GROUP BY c.card_number ORDER BY c.card_number",
+        [account_id],
+    ).fetchall()
+    return [_card(row) for row in rows]
+
+
+def add_card(
+    connection: psycopg.Connection,
+    *,
+    number: str,
+    programme: str,
+    kind: str,
+    role: str,
+    account_id: int,
+    at: datetime,
+) -> bool:
+    """Add a card that stands for an account from now on; give whether its number was free."""
+    added = connection.execute(
+        "INSERT INTO card (card_number, programme, kind, role, issued_at)"
+        " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
+        [number, programme, kind, role, at],
+    )
+    if not added.rowcount:
+        return False
+    link_card(connection, number=number, account_id=account_id, at=at)
+    return True
+
+
+def link_card(
+    connection: psycopg.Connection, *, number: str, account_id: int, at: datetime
+) -> None:
+    """Let a card stand for an account from a moment on."""
+    connection.execute(
+        "INSERT INTO card_link (card_number, from_at, account_id) VALUES (%s, %s, %s)",
+        [number, at, account_id],
+    )
+
+
+def change_card(
+    connection: psycopg.Connection,
+    *,
+    number: str,
+    activated_at: datetime | None = None,
+    blocked_at: datetime | None = None,
+    replaced_by: str | None = None,
+) -> None:
+    """Note that a card was activated, blocked or replaced; the first time counts."""
+    connection.execute(
+        "UPDATE card SET activated_at = coalesce(activated_at, %s),"
+        " blocked_at = coalesce(blocked_at, %s), replaced_by = coalesce(replaced_by, %s)"
+        " WHERE card_number = %s",
+        [activated_at, blocked_at, replaced_by, number],
+    )
+
+
+def _account(row: tuple[Any, ...]) -> Account:
+    account_id, programme, standing, last_event, last_transfer = row
+    return Account(
+        account_id, programme, _decode_standing.decode(standing), last_event, last_transfer
+    )
+
+
+def _card(row: tuple[Any, ...]) -> Card:
+    number, kind, role, issued_at, activated_at, blocked_at, account_ids, froms = row
+    return Card(
+        number=number,
+        kind=kind,
+        role=role,
+        issued_at=issued_at,
+        activated_at=activated_at,
+        blocked_at=blocked_at,
+        links=tuple(map(CardLink, account_ids, froms)),
+    )

@@ -1,0 +1,61 @@
+"""Connections to PostgreSQL, and what a server must promise before points are kept on it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg_pool import ConnectionPool
+
+Connection = psycopg.Connection[tuple[object, ...]]
+
+MUST_BE_ON = ("fsync", "full_page_writes", "synchronous_commit")
+"""Without these an acknowledged receipt can be lost."""
+
+
+class UnsafeServer(Exception):
+    """The database server does not promise to keep what it acknowledges."""
+
+
+def open_pool(url: str, *, size: int = 8) -> ConnectionPool:
+    """Open a pool whose sessions run in UTC and give up on locks and statements in time.
+
+    A connection that the server has closed is noticed when it is taken, and replaced.
+    """
+    return ConnectionPool(
+        url,
+        min_size=1,
+        max_size=size,
+        timeout=5,
+        kwargs={"autocommit": True},
+        configure=_configure,
+        check=ConnectionPool.check_connection,
+        open=True,
+    )
+
+
+@contextmanager
+def connect(url: str) -> Iterator[psycopg.Connection]:
+    """Open one connection, as a pool's are."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        _configure(connection)
+        yield connection
+
+
+def check_server(connection: psycopg.Connection) -> None:
+    """Refuse a server that could forget what it has acknowledged.
+
+    :raises UnsafeServer: naming the setting
+    """
+    for name in MUST_BE_ON:
+        row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
+        if row is None or row[0] == "off":
+            msg = f"the database server runs with {name} = off; switch it on: points are money"
+            raise UnsafeServer(msg)
+
+
+def _configure(connection: psycopg.Connection) -> None:
+    connection.execute(
+        "SELECT set_config('timezone', 'UTC', false),"
+        " set_config('lock_timeout', '10s', false),"
+        " set_config('idle_in_transaction_session_timeout', '60s', false)"
+    )

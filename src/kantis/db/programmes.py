@@ -1,0 +1,191 @@
+"""Published terms, suspensions, stores and tokens."""
+
+from collections.abc import Iterable
+from datetime import date, datetime
+from hashlib import sha256
+
+import psycopg
+from msgspec import Struct
+
+from kantis.core.periods import Period
+from kantis.core.programme import Programme
+from kantis.core.refusals import StoreUnknown, TermsAlreadyPublished, TermsNotInForce
+from kantis.core.terms import Terms
+from kantis.core.terms_text import read_terms
+
+
+class Store(Struct, frozen=True):
+    """A store: its chain is what terms select by, its entity the legal one that runs it."""
+
+    store: str
+    chain: str = ""
+    entity: str = ""
+
+
+class Token(Struct, frozen=True):
+    """What a till's token lets it do: speak for one store of one programme."""
+
+    programme: str
+    store: str
+    label: str
+
+
+_cache: dict[str, tuple[int, bytes, Programme]] = {}
+"""Programmes made ready, by name, with the revision and the hash they were made from."""
+
+
+def load(connection: psycopg.Connection, name: str) -> Programme:
+    """Give a programme with all its versions and suspensions; made ready once per revision.
+
+    :raises TermsNotInForce: when nothing of that name is published
+    """
+    row = connection.execute(
+        "SELECT revision, (SELECT string_agg(hash, '' ORDER BY valid_from) FROM terms_version t"
+        " WHERE t.programme = p.programme) FROM programme p WHERE programme = %s",
+        [name],
+    ).fetchone()
+    if row is None or row[1] is None:
+        raise TermsNotInForce(programme=name)
+    revision, hashes = row
+    if (cached := _cache.get(name)) is not None and cached[:2] == (revision, hashes):
+        return cached[2]
+    programme = _read(connection, name)
+    _cache[name] = (revision, hashes, programme)
+    return programme
+
+
+def _read(connection: psycopg.Connection, name: str) -> Programme:
+    suspensions = connection.execute(
+        "SELECT start_on, end_on FROM suspension WHERE programme = %s", [name]
+    ).fetchall()
+    return Programme(versions(connection, name), (Period(*row) for row in suspensions))
+
+
+def versions(connection: psycopg.Connection, name: str) -> list[Terms]:
+    """Give all published versions of a programme's terms."""
+    rows = connection.execute(
+        "SELECT source FROM terms_version WHERE programme = %s ORDER BY valid_from", [name]
+    ).fetchall()
+    return [read_terms(source) for (source,) in rows]
+
+
+def names(connection: psycopg.Connection) -> list[str]:
+    """Name the programmes that have published terms."""
+    rows = connection.execute("SELECT DISTINCT programme FROM terms_version ORDER BY 1").fetchall()
+    return [name for (name,) in rows]
+
+
+def publish(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    valid_from: date,
+    source: str,
+    at: datetime,
+    by: str,
+) -> bool:
+    """Keep a version for ever; give whether it is new. Accounts look at it when it begins.
+
+    :raises TermsAlreadyPublished: the day has other terms already
+    """
+    connection.execute(
+        "INSERT INTO programme (programme) VALUES (%s) ON CONFLICT DO NOTHING", [programme]
+    )
+    connection.execute("SELECT FROM programme WHERE programme = %s FOR UPDATE", [programme])
+    digest = sha256(source.encode()).digest()
+    row = connection.execute(
+        "SELECT hash FROM terms_version WHERE programme = %s AND valid_from = %s",
+        [programme, valid_from],
+    ).fetchone()
+    if row is not None:
+        if bytes(row[0]) != digest:
+            raise TermsAlreadyPublished(programme=programme, valid_from=valid_from)
+        return False
+    connection.execute(
+        "INSERT INTO terms_version (programme, valid_from, hash, source, published_at,"
+        " published_by) VALUES (%s, %s, %s, %s, %s, %s)",
+        [programme, valid_from, digest, source, at, by],
+    )
+    _revise(connection, programme, due_on=valid_from)
+    return True
+
+
+def suspend(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    period: Period,
+    actor: str,
+    reason: str,
+    approved_by: str,
+    at: datetime,
+) -> None:
+    """Keep a period without redemption."""
+    connection.execute(
+        "INSERT INTO suspension (programme, start_on, end_on, actor, reason, approved_by,"
+        " recorded_at) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        [programme, period.start, period.end, actor, reason, approved_by, at],
+    )
+    _revise(connection, programme, due_on=period.end)
+
+
+def _revise(connection: psycopg.Connection, programme: str, *, due_on: date) -> None:
+    connection.execute(
+        "UPDATE programme SET revision = revision + 1 WHERE programme = %s", [programme]
+    )
+    connection.execute(
+        "UPDATE account SET next_due_on = %s WHERE programme = %s AND next_due_on > %s",
+        [due_on, programme, due_on],
+    )
+
+
+def add_store(connection: psycopg.Connection, programme: str, store: Store) -> None:
+    """Add a store, or change its chain and entity."""
+    connection.execute(
+        "INSERT INTO store (programme, store, chain, entity) VALUES (%s, %s, %s, %s)"
+        " ON CONFLICT (programme, store) DO NOTHING",
+        [programme, store.store, store.chain, store.entity],
+    )
+
+
+def stores(
+    connection: psycopg.Connection, programme: str, wanted: Iterable[str]
+) -> dict[str, Store]:
+    """Give those stores of these names that there are."""
+    rows = connection.execute(
+        "SELECT store, chain, entity FROM store WHERE programme = %s AND store = ANY(%s)",
+        [programme, list(wanted)],
+    ).fetchall()
+    return {row[0]: Store(*row) for row in rows}
+
+
+def add_token(
+    connection: psycopg.Connection,
+    *,
+    token_hash: bytes,
+    programme: str,
+    store: str,
+    label: str,
+    at: datetime,
+) -> None:
+    """Keep the hash of a till's token; the token itself is shown once and not kept.
+
+    :raises StoreUnknown:
+    """
+    if not stores(connection, programme, [store]):
+        raise StoreUnknown(store=store)
+    connection.execute(
+        "INSERT INTO till_token (token_hash, programme, store, label, created_at)"
+        " VALUES (%s, %s, %s, %s, %s)",
+        [token_hash, programme, store, label, at],
+    )
+
+
+def find_token(connection: psycopg.Connection, token_hash: bytes) -> Token | None:
+    """Give what a token stands for, if it is known and not revoked."""
+    row = connection.execute(
+        "SELECT programme, store, label FROM till_token"
+        " WHERE token_hash = %s AND revoked_at IS NULL",
+        [token_hash],
+    ).fetchone()
+    return None if row is None else Token(*row)

@@ -1,0 +1,16 @@
+-- The application reads everything, adds, and changes only what is a state and not a history.
+-- On a server that others run, the owner may be the application's role too: then there is
+-- nothing to grant.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'kantis_app')
+       AND current_user <> 'kantis_app' THEN
+        GRANT USAGE ON SCHEMA public TO kantis_app;
+        GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO kantis_app;
+        GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO kantis_app;
+        GRANT UPDATE ON programme, account, card, lot, balance, till_token TO kantis_app;
+        GRANT UPDATE (decision) ON event TO kantis_app;
+        GRANT UPDATE (account_id, event_no) ON receipt_key TO kantis_app;
+        GRANT DELETE ON stray TO kantis_app;
+    END IF;
+END $$;

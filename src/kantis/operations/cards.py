@@ -1,0 +1,156 @@
+"""Cards: handed over, activated, blocked, replaced, pooled."""
+
+from datetime import datetime
+
+import msgspec
+import psycopg
+from msgspec import Struct
+
+from kantis.core.admission import Warrant, admit_card, check_pooling
+from kantis.core.answers import answer_of
+from kantis.core.cards import Card, account_at
+from kantis.core.refusals import CardNotUsable, CardNumberTaken, CardUnknown
+from kantis.db import accounts, programmes, requests, strays
+from kantis.db.journal import Journal
+
+
+class Issue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A card handed over to somebody in a role of an account."""
+
+    account_id: int
+    kind: str
+    role: str
+    number: str
+
+
+def issue_card(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    issue: Issue,
+    request_key: str,
+    at: datetime,
+    warrant: Warrant,
+) -> Card:
+    """Hand over a card. Receipts that it was already used for are folded in if it was active.
+
+    :raises AccountUnknown:
+    :raises CardKindUnknown:
+    :raises RoleUnknown:
+    :raises CardNumberTaken:
+    """
+    with connection.transaction():
+        account = accounts.lock_one(connection, programme, issue.account_id)
+        terms = programmes.load(connection, programme)
+        if before := requests.find(connection, programme, request_key, issue):
+            return msgspec.json.decode(before, type=Card)
+        taken = admit_card(
+            terms, kind=issue.kind, role=issue.role, at=at, key=f"issued/{request_key}"
+        )
+        journal = Journal(connection, now=at)
+        decision = journal.move(terms, account, taken, warrant)
+        journal.answer(answer_of(taken.key, decision, account.standing))
+        journal.save()
+        if not accounts.add_card(
+            connection,
+            number=issue.number,
+            programme=programme,
+            kind=issue.kind,
+            role=issue.role,
+            account_id=account.account_id,
+            at=at,
+        ):
+            raise CardNumberTaken(card=issue.number)
+        card = accounts.cards(connection, programme, [issue.number])[issue.number]
+        strays.take_receipts_of_card(journal, terms, account, card, warrant)
+        requests.keep(connection, programme, request_key, issue, answer=card, at=at)
+        return card
+
+
+def activate_card(
+    connection: psycopg.Connection, *, programme: str, number: str, at: datetime, warrant: Warrant
+) -> Card:
+    """Activate a card in the store (C-5); receipts made since then are folded in.
+
+    :raises CardUnknown:
+    """
+    with connection.transaction():
+        card = _find(connection, programme, number)
+        account_id = account_at(card, at=at)
+        if account_id is None:
+            raise CardUnknown(card=number)
+        account = accounts.lock_one(connection, programme, account_id)
+        accounts.change_card(connection, number=number, activated_at=at)
+        card = _find(connection, programme, number)
+        terms = programmes.load(connection, programme)
+        journal = Journal(connection, now=at)
+        strays.take_receipts_of_card(journal, terms, account, card, warrant)
+        return card
+
+
+def block_card(
+    connection: psycopg.Connection, *, programme: str, number: str, at: datetime
+) -> Card:
+    """Block a lost card from a moment on; what it earned stays with the account (O-9).
+
+    :raises CardUnknown:
+    """
+    with connection.transaction():
+        _find(connection, programme, number)
+        accounts.change_card(connection, number=number, blocked_at=at)
+        return _find(connection, programme, number)
+
+
+def replace_card(
+    connection: psycopg.Connection, *, programme: str, number: str, new_number: str, at: datetime
+) -> Card:
+    """Block a lost or damaged card and hand over another for the same person; points follow.
+
+    :raises CardUnknown:
+    :raises CardNotUsable: it was replaced before
+    :raises CardNumberTaken:
+    """
+    with connection.transaction():
+        old = _find(connection, programme, number)
+        account_id = account_at(old, at=at)
+        if account_id is None:
+            raise CardNotUsable(card=number, why="not-yet-issued")
+        accounts.lock_one(connection, programme, account_id)
+        if not accounts.add_card(
+            connection,
+            number=new_number,
+            programme=programme,
+            kind=old.kind,
+            role=old.role,
+            account_id=account_id,
+            at=at,
+        ):
+            raise CardNumberTaken(card=new_number)
+        accounts.change_card(connection, number=number, blocked_at=at, replaced_by=new_number)
+        return _find(connection, programme, new_number)
+
+
+def pool_card(
+    connection: psycopg.Connection, *, programme: str, number: str, onto: int, at: datetime
+) -> Card:
+    """Let a card collect on another account from now on, if its holder wishes (C-6, S-13).
+
+    :raises CardUnknown:
+    :raises AccountUnknown:
+    :raises PoolingNotAllowed:
+    """
+    with connection.transaction():
+        check_pooling(programmes.load(connection, programme), at=at)
+        card = _find(connection, programme, number)
+        ids = {onto, *(link.account_id for link in card.links)}
+        accounts.lock(connection, ids)
+        accounts.one(connection, programme, onto)
+        accounts.link_card(connection, number=number, account_id=onto, at=at)
+        return _find(connection, programme, number)
+
+
+def _find(connection: psycopg.Connection, programme: str, number: str) -> Card:
+    card = accounts.cards(connection, programme, [number]).get(number)
+    if card is None:
+        raise CardUnknown(card=number)
+    return card

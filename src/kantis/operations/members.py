@@ -1,0 +1,195 @@
+"""Who joins, what they bring along, what they become, how they leave."""
+
+from datetime import datetime
+
+import msgspec
+import psycopg
+from msgspec import Struct
+from stdnum import get_cc_module
+
+from kantis.core.admission import (
+    Applicant,
+    Warrant,
+    admit_card,
+    admit_joining,
+    admit_leaving,
+    admit_opening,
+    admit_status,
+    terms_at,
+)
+from kantis.core.answers import Answer, answer_of
+from kantis.core.events import Left, Opened, StatusChanged
+from kantis.core.refusals import CardNumberTaken
+from kantis.core.standing import Standing
+from kantis.core.step import caught_up
+from kantis.core.terms import Terms
+from kantis.db import accounts, programmes, requests
+from kantis.db.journal import Journal, happen
+
+
+class Application(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an applicant asks for, and the number of the card that is handed over."""
+
+    applicant: Applicant
+    card_kind: str
+    card_number: str
+
+
+class Enrolled(Struct, frozen=True):
+    """An account with its first card."""
+
+    account_id: int
+    card_number: str
+
+
+def enrol(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    application: Application,
+    request_key: str,
+    at: datetime,
+    warrant: Warrant,
+) -> Enrolled:
+    """Open an account for an applicant and hand over its first card.
+
+    What the application says of the person is judged and not kept.
+
+    :raises MayNotJoin:
+    :raises CardKindUnknown:
+    :raises CardNumberTaken:
+    """
+    with connection.transaction():
+        terms = programmes.load(connection, programme)
+        if before := requests.find(connection, programme, request_key, application):
+            return msgspec.json.decode(before, type=Enrolled)
+        membership = terms_at(terms, at).membership
+        joined = admit_joining(
+            terms,
+            Standing(),
+            application.applicant,
+            at=at,
+            key=f"joined/{request_key}",
+            number_is_valid=number_is_valid(
+                terms_at(terms, at), application.applicant.organization_number
+            ),
+        )
+        role = membership.roles[0]
+        admit_card(terms, kind=application.card_kind, role=role, at=at, key="")
+        account = accounts.open_account(connection, programme=programme, kind=membership.account)
+        journal = Journal(connection, now=at)
+        decision = journal.move(terms, account, joined, warrant)
+        journal.answer(answer_of(joined.key, decision, account.standing))
+        journal.save()
+        if not accounts.add_card(
+            connection,
+            number=application.card_number,
+            programme=programme,
+            kind=application.card_kind,
+            role=role,
+            account_id=account.account_id,
+            at=at,
+        ):
+            raise CardNumberTaken(card=application.card_number)
+        enrolled = Enrolled(account.account_id, application.card_number)
+        requests.keep(connection, programme, request_key, application, answer=enrolled, at=at)
+        return enrolled
+
+
+def open_balances(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    account_id: int,
+    opening: Opened,
+    warrant: Warrant,
+) -> Answer:
+    """Bring along what an older system knew of an account: right after joining, once.
+
+    :raises AlreadyOpened:
+    :raises UnitUnknown:
+    :raises ApprovalMissing:
+    """
+    with connection.transaction():
+        return happen(
+            connection,
+            programme=programme,
+            account_id=account_id,
+            asked=opening,
+            warrant=warrant,
+            decide=lambda terms, standing: admit_opening(terms, standing, opening, warrant),
+        )
+
+
+def grant_status(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    account_id: int,
+    change: StatusChanged,
+    warrant: Warrant,
+) -> Answer:
+    """Grant or end a status, such as membership of a cooperative, from its moment on (C-7).
+
+    :raises StatusUnknown:
+    :raises ApprovalMissing:
+    """
+    with connection.transaction():
+        return happen(
+            connection,
+            programme=programme,
+            account_id=account_id,
+            asked=change,
+            warrant=warrant,
+            decide=lambda terms, _: admit_status(terms, change, warrant),
+        )
+
+
+def leave(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    account_id: int,
+    left: Left,
+    warrant: Warrant,
+) -> Answer:
+    """End a membership; what is unused lapses (S-12). `look` tells before how much that is.
+
+    :raises MembershipEnded:
+    :raises LeavingCauseUnknown:
+    :raises ReasonMissing:
+    :raises ApprovalMissing:
+    """
+    with connection.transaction():
+        return happen(
+            connection,
+            programme=programme,
+            account_id=account_id,
+            asked=left,
+            warrant=warrant,
+            decide=lambda terms, standing: admit_leaving(terms, standing, left, warrant),
+        )
+
+
+def look(
+    connection: psycopg.Connection, *, programme: str, account_id: int, at: datetime
+) -> Answer:
+    """Say where an account stands at a moment; nothing is written.
+
+    :raises AccountUnknown:
+    """
+    with connection.transaction():
+        terms = programmes.load(connection, programme)
+        account = accounts.one(connection, programme, account_id)
+    standing, decision = caught_up(terms, account.standing, at=at)
+    return answer_of(f"account/{account_id}", decision, standing)
+
+
+def number_is_valid(terms: Terms, number: str) -> bool:
+    """Tell whether an organization number has the form that the terms name (`no.orgnr`)."""
+    form = terms.membership.organization_number
+    if not form:
+        return True
+    country, _, name = form.partition(".")
+    module = get_cc_module(country, name)
+    return module is not None and bool(module.is_valid(number))

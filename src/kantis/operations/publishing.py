@@ -1,0 +1,62 @@
+"""Terms published, stores and their tills made known."""
+
+from datetime import datetime
+from hashlib import sha256
+
+import psycopg
+
+from kantis.core.programme import Programme
+from kantis.core.terms_text import read_terms
+from kantis.db import programmes
+from kantis.db.programmes import Store
+
+
+def publish_terms(connection: psycopg.Connection, *, source: str, at: datetime, by: str) -> bool:
+    """Publish one version of a programme's terms for ever; give whether it is new.
+
+    :raises TermsFaulty: with every fault, also against the versions already published
+    :raises TermsAlreadyPublished: the day has other terms already
+    """
+    with connection.transaction():
+        terms = read_terms(source)
+        before = programmes.versions(connection, terms.programme)
+        Programme([*(old for old in before if old.valid_from != terms.valid_from), terms])
+        return programmes.publish(
+            connection,
+            programme=terms.programme,
+            valid_from=terms.valid_from,
+            source=source,
+            at=at,
+            by=by,
+        )
+
+
+def add_store(connection: psycopg.Connection, *, programme: str, store: Store) -> None:
+    """Make a store known; one that is known stays as it is."""
+    with connection.transaction():
+        programmes.load(connection, programme)
+        programmes.add_store(connection, programme, store)
+
+
+def add_till(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    store: str,
+    label: str,
+    token: str,
+    at: datetime,
+) -> None:
+    """Let a till of a store in; only the hash of its token is kept.
+
+    :raises StoreUnknown:
+    """
+    with connection.transaction():
+        programmes.add_token(
+            connection,
+            token_hash=sha256(token.encode()).digest(),
+            programme=programme,
+            store=store,
+            label=label,
+            at=at,
+        )

@@ -1,0 +1,326 @@
+"""Receipts, returns and quotes: load, decide, save."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+import msgspec
+import psycopg
+from msgspec import Raw, Struct
+
+from kantis.core.admission import Warrant, admit_payments, admit_return, check_receipt, check_time
+from kantis.core.answers import Answer, answer_of
+from kantis.core.cards import Card, account_at, why_not_usable
+from kantis.core.events import Returned, Sale
+from kantis.core.programme import Programme
+from kantis.core.receipt import Receipt, Return, fingerprint, first_difference, key_of
+from kantis.core.refusals import CardNotUsable, ReceiptDiffers, Refusal, StoreUnknown
+from kantis.core.step import caught_up, step
+from kantis.db import accounts, journal, programmes, strays
+from kantis.db.journal import Journal, Known
+from kantis.db.programmes import Store
+
+Document = TypeVar("Document", Receipt, Return)
+
+ATTEMPTS = 5
+"""How often one document is tried against others' transactions before we say so."""
+
+
+class CardMovedError(Exception):
+    """A card came to stand for another account while we waited for the lock."""
+
+
+RETRIED = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+    CardMovedError,
+)
+"""What another transaction can cause: the same work is done again, one document at a time."""
+
+
+class Recorded(Struct, frozen=True):
+    """The answer to a document as JSON, and whether it is the one that was given before."""
+
+    answer: Raw
+    replayed: bool = False
+
+
+Result = Recorded | Refusal
+
+
+def record_receipts(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    receipts: Sequence[Receipt],
+    now: datetime,
+    warrant: Warrant,
+) -> list[Result]:
+    """Book receipts, each once for ever, in one transaction; results are in the same order.
+
+    A refused receipt books nothing and does not keep the others from being booked. A
+    receipt without a working card is kept on no account and earns nothing.
+    """
+
+    def book(some: Sequence[Receipt]) -> list[Result]:
+        with connection.transaction():
+            return _Sales(connection, programme, now, warrant).record(some)
+
+    return _together_or_alone(book, receipts)
+
+
+def record_returns(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    returns: Sequence[Return],
+    now: datetime,
+    warrant: Warrant,
+) -> list[Result]:
+    """Book returns, each once for ever; one that comes before its sale waits for it."""
+
+    def book(some: Sequence[Return]) -> list[Result]:
+        with connection.transaction():
+            return _Returns(connection, programme, now, warrant).record(some)
+
+    return _together_or_alone(book, returns)
+
+
+def quote(
+    connection: psycopg.Connection, *, programme: str, receipt: Receipt, now: datetime
+) -> Answer:
+    """Say what a receipt would earn; nothing is written and nothing locked.
+
+    :raises Refusal: as `record_receipts` would refuse it
+    """
+    with connection.transaction():
+        terms = programmes.load(connection, programme)
+        check_receipt(terms, receipt, now=now)
+        stores = programmes.stores(connection, programme, [receipt.store])
+        cards = accounts.cards(connection, programme, [receipt.card])
+        account_id, nothing = _account_of(terms, cards, receipt)
+        found = accounts.read(connection, [account_id] if account_id is not None else [])
+    key = key_of(programme, receipt)
+    if account_id is None:
+        _check_unpaid(terms, receipt, nothing)
+        return Answer(key=key, nothing=nothing)
+    sale = _sale(receipt, key, stores.get(receipt.store))
+    standing = found[account_id].standing
+    admit_payments(terms, caught_up(terms, standing, at=receipt.at)[0], sale)
+    after, decision = step(terms, standing, sale)
+    return answer_of(key, decision, after)
+
+
+def _together_or_alone(
+    book: Callable[[Sequence[Document]], list[Result]], documents: Sequence[Document]
+) -> list[Result]:
+    """Book all at once; if another transaction came between, one by one."""
+    try:
+        return book(documents)
+    except RETRIED:
+        return [_persistently(book, document) for document in documents]
+
+
+def _persistently(book: Callable[[Sequence[Document]], list[Result]], document: Document) -> Result:
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return book([document])[0]
+        except RETRIED:
+            continue
+    return book([document])[0]
+
+
+class _Batch:
+    """One transaction over several documents, each with a key that is used once for ever."""
+
+    def __init__(
+        self, connection: psycopg.Connection, programme: str, now: datetime, warrant: Warrant
+    ) -> None:
+        self.connection = connection
+        self.name = programme
+        self.programme: Programme = programmes.load(connection, programme)
+        self.now = now
+        self.warrant = warrant
+        self.journal = Journal(connection, now=now)
+        self.known: dict[bytes, Known] = {}
+
+    def each(
+        self, documents: Sequence[Document], one: Callable[[Document, str], Answer]
+    ) -> list[Result]:
+        """Take documents in the order in which they happened; give results as they were sent."""
+        in_order = sorted(range(len(documents)), key=lambda index: documents[index].at)
+        results = {index: self._once(documents[index], one) for index in in_order}
+        return [results[index] for index in range(len(documents))]
+
+    def _once(self, document: Document, one: Callable[[Document, str], Answer]) -> Result:
+        key = key_of(self.name, document)
+        content_hash = fingerprint(document)
+        if (known := self.known.get(journal.hash_of(key))) is not None:
+            if known.content_hash == content_hash:
+                return Recorded(Raw(known.answer), replayed=True)
+            return ReceiptDiffers(receipt=key, field=_difference(known, document))
+        try:
+            answer = msgspec.json.encode(one(document, key))
+        except Refusal as refusal:
+            return refusal
+        self.known[journal.hash_of(key)] = Known(
+            content_hash, None, None, answer, msgspec.json.encode(document)
+        )
+        return Recorded(Raw(answer))
+
+
+class _Sales(_Batch):
+    """Receipts being booked."""
+
+    def record(self, receipts: Sequence[Receipt]) -> list[Result]:
+        numbers = {receipt.card for receipt in receipts if receipt.card}
+        before = accounts.cards(self.connection, self.name, numbers)
+        ids = (_account_of(self.programme, before, receipt)[0] for receipt in receipts)
+        self.accounts = accounts.lock(self.connection, [i for i in ids if i is not None])
+        # Read again under the locks: a card may have moved while we waited for them.
+        self.cards = accounts.cards(self.connection, self.name, numbers)
+        self.stores = programmes.stores(
+            self.connection, self.name, {receipt.store for receipt in receipts}
+        )
+        keys = [key_of(self.name, receipt) for receipt in receipts]
+        self.known = journal.known(self.connection, keys)
+        new = {key for key in keys if journal.hash_of(key) not in self.known}
+        results = self.each(receipts, self._one)
+        self.journal.save()
+        strays.take_waiting_returns(self.journal, self.programme, self.accounts, new, self.warrant)
+        return results
+
+    def _one(self, receipt: Receipt, key: str) -> Answer:
+        check_receipt(self.programme, receipt, now=self.now)
+        if receipt.store not in self.stores:
+            raise StoreUnknown(store=receipt.store)
+        account_id, nothing = _account_of(self.programme, self.cards, receipt)
+        if account_id is None:
+            return self._keep(receipt, key, nothing)
+        if account_id not in self.accounts:
+            raise CardMovedError(receipt.card)
+        account = self.accounts[account_id]
+        sale = _sale(receipt, key, self.stores[receipt.store])
+        at = max(receipt.at, account.standing.last[0]) if account.standing.last else receipt.at
+        admit_payments(self.programme, caught_up(self.programme, account.standing, at=at)[0], sale)
+        decision = self.journal.move(self.programme, account, sale, self.warrant)
+        answer = answer_of(key, decision, account.standing)
+        self.journal.answer(answer)
+        self.journal.remember(key, fingerprint(receipt), account)
+        return answer
+
+    def _keep(self, receipt: Receipt, key: str, nothing: str) -> Answer:
+        """Keep a receipt that stands for no account."""
+        _check_unpaid(self.programme, receipt, nothing)
+        answer = Answer(key=key, nothing=nothing)
+        self.journal.remember(key, fingerprint(receipt), None)
+        self.journal.keep_stray(
+            programme=self.name,
+            key=key,
+            nothing=nothing,
+            content=receipt,
+            answer=answer,
+            card_number=receipt.card,
+        )
+        return answer
+
+
+class _Returns(_Batch):
+    """Returns being booked."""
+
+    def record(self, returns: Sequence[Return]) -> list[Result]:
+        sale_keys = {key_of(self.name, document.sale) for document in returns}
+        keys = {key_of(self.name, document) for document in returns}
+        found = journal.known(self.connection, sale_keys)
+        ids = {sale.account_id for sale in found.values() if sale.account_id is not None}
+        self.accounts = accounts.lock(self.connection, ids)
+        self.stores = programmes.stores(
+            self.connection, self.name, {document.store for document in returns}
+        )
+        # Read again under the locks: another till may have returned the same lines.
+        self.sales = journal.known(self.connection, sale_keys)
+        self.known = journal.known(self.connection, keys)
+        results = self.each(returns, self._one)
+        self.journal.save()
+        return results
+
+    def _one(self, document: Return, key: str) -> Answer:
+        check_time(self.programme, document.at, now=self.now)
+        if document.store not in self.stores:
+            raise StoreUnknown(store=document.store)
+        sale_key = key_of(self.name, document.sale)
+        sale = self.sales.get(journal.hash_of(sale_key))
+        if sale is None:
+            return self._keep(document, key, "sale-awaited", sale_key)
+        if sale.account_id is None:
+            return self._keep(document, key, "sale-without-card", "")
+        if sale.account_id not in self.accounts:
+            raise CardMovedError(sale_key)
+        account = self.accounts[sale.account_id]
+        self.journal.save()  # a return of this transaction may have taken of the same sale
+        returned = Returned(
+            at=document.at,
+            key=key,
+            document=document,
+            entity=self.stores[document.store].entity,
+            past=journal.past_sale(self.connection, sale_key, sale),
+        )
+        admit_return(self.programme, returned, now=self.now)
+        decision = self.journal.move(self.programme, account, returned, self.warrant)
+        answer = answer_of(key, decision, account.standing)
+        self.journal.answer(answer)
+        self.journal.remember(key, fingerprint(document), account)
+        return answer
+
+    def _keep(self, document: Return, key: str, nothing: str, sale_key: str) -> Answer:
+        answer = Answer(key=key, nothing=nothing)
+        self.journal.remember(key, fingerprint(document), None)
+        self.journal.keep_stray(
+            programme=self.name,
+            key=key,
+            nothing=nothing,
+            content=document,
+            answer=answer,
+            sale_key=sale_key,
+        )
+        return answer
+
+
+def _sale(receipt: Receipt, key: str, store: Store | None) -> Sale:
+    if store is None:
+        raise StoreUnknown(store=receipt.store)
+    return Sale(at=receipt.at, key=key, receipt=receipt, chain=store.chain, entity=store.entity)
+
+
+def _account_of(
+    programme: Programme, cards: dict[str, Card], receipt: Receipt
+) -> tuple[int | None, str]:
+    """Give the account that the card read stood for then, or the code of why there is none."""
+    if not receipt.card:
+        return None, "no-card"
+    card = cards.get(receipt.card)
+    if card is None or programme.is_before(receipt.at):
+        return None, "card-unknown"
+    terms = programme.on(programme.day(receipt.at)).terms
+    if nothing := why_not_usable(terms, card, at=receipt.at):
+        return None, nothing
+    account_id = account_at(card, at=receipt.at)
+    return account_id, "" if account_id is not None else "card-unknown"
+
+
+def _check_unpaid(programme: Programme, receipt: Receipt, nothing: str) -> None:
+    """Refuse a payment with a unit when there is no account that it could come from."""
+    units = {unit.name for unit in programme.on(programme.day(receipt.at)).terms.unit}
+    if any(tender.kind in units for tender in receipt.tenders):
+        raise CardNotUsable(card=receipt.card, why=nothing)
+
+
+def _difference(known: Known, document: Receipt | Return) -> str:
+    """Name the field in which a document differs from the one that its key was used for."""
+    content = msgspec.json.decode(known.content)
+    content = content.get("receipt") or content.get("document") or content
+    try:
+        return first_difference(msgspec.convert(content, type(document), strict=False), document)
+    except msgspec.ValidationError:
+        return "kind"

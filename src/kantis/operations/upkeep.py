@@ -1,0 +1,63 @@
+"""What the calendar does, and what holds it up."""
+
+from datetime import date, datetime
+
+import psycopg
+
+from kantis.core.admission import Warrant, admit_suspension
+from kantis.core.periods import Period, day_start
+from kantis.db import accounts, programmes
+from kantis.db.journal import Journal
+
+
+def tick(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    through: date,
+    now: datetime,
+    limit: int = 500,
+) -> int:
+    """Follow the calendar on up to `limit` accounts that have something due by a local day.
+
+    Gives how many were visited; fewer than `limit` means that nothing is left. Safe to run
+    at any time and by several at once: what is done is not due any more.
+    """
+    with connection.transaction():
+        terms = programmes.load(connection, programme)
+        due = accounts.due(connection, programme, through=through, limit=limit)
+        journal = Journal(connection, now=now)
+        at = day_start(through, terms.zone)
+        for account in accounts.lock(connection, due).values():
+            if account.standing.through_on < through:
+                journal.follow_calendar(terms, account, at=at)
+        journal.save()
+        return len(due)
+
+
+def suspend(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    period: Period,
+    now: datetime,
+    warrant: Warrant,
+) -> None:
+    """Suspend redemption on some days; nothing expires meanwhile and their number is added (S-16).
+
+    :raises SuspensionNotAllowed:
+    :raises ReasonMissing:
+    :raises ApprovalMissing:
+    """
+    with connection.transaction():
+        terms = programmes.load(connection, programme)
+        admit_suspension(terms, period, now=now, warrant=warrant)
+        programmes.suspend(
+            connection,
+            programme=programme,
+            period=period,
+            actor=warrant.actor,
+            reason=warrant.reason,
+            approved_by=warrant.approved_by,
+            at=now,
+        )
