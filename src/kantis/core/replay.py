@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from datetime import date
 
 import msgspec
-from msgspec import Struct, field
 
 from kantis.core.bookkeeping import BOOK_OF
 from kantis.core.events import AnyEvent, PastSale, Returned, Sale, order_of, sale_key_of
-from kantis.core.periods import day_start, month_label, month_of
+from kantis.core.periods import day_start
 from kantis.core.programme import Programme
 from kantis.core.standing import Decision, LotKey, Part, Standing, Transfer
 from kantis.core.step import caught_up, step
+from kantis.core.totals import Totals
 
 
 class Fold:
@@ -79,69 +79,8 @@ def corrections(posted: Iterable[Transfer], right: Iterable[Transfer]) -> list[T
     for (kind, clause, unit, entity, value_on), parts in amounts.items():
         differing = tuple(Part(lot, amount) for lot, amount in parts.items() if amount)
         if differing:
-            found.append(
-                Transfer(kind, clause, unit, BOOK_OF[kind], entity, value_on, differing)
-            )
+            found.append(Transfer(kind, clause, unit, BOOK_OF[kind], entity, value_on, differing))
     return found
-
-
-class Totals(Struct):
-    """What many decisions and standings come to. Amounts are in each unit; months as `2017-06`."""
-
-    receipts: int = 0
-    lines: int = 0
-    receipts_earning: int = 0
-    accounts: int = 0
-    earned: dict[str, dict[str, int]] = field(default_factory=dict)
-    moved: dict[str, dict[str, int]] = field(default_factory=dict)
-    converted: dict[str, dict[str, int]] = field(default_factory=dict)
-    reviewed: dict[str, int] = field(default_factory=dict)
-    tiers: dict[str, dict[str, int]] = field(default_factory=dict)
-    tiers_now: dict[str, int] = field(default_factory=dict)
-    fees_minor: int = 0
-    cards_ordered: int = 0
-    outstanding: dict[str, int] = field(default_factory=dict)
-    pending: dict[str, int] = field(default_factory=dict)
-    debts: dict[str, int] = field(default_factory=dict)
-
-    def count_sale(self, lines: int, decision: Decision) -> None:
-        """Count a receipt and what it earned, by unit and clause."""
-        self.receipts += 1
-        self.lines += lines
-        self.receipts_earning += bool(decision.earned)
-        for earned in decision.earned:
-            by_clause = self.earned.setdefault(earned.unit, {})
-            by_clause[earned.clause] = by_clause.get(earned.clause, 0) + earned.amount
-
-    def count(self, decision: Decision) -> None:
-        """Count what a decision moved besides: conversions, expiry, tiers, fees, cards."""
-        for transfer in decision.transfers:
-            self.count_transfer(transfer)
-        for change in decision.tier_changes:
-            _add(self.tiers, month_label(month_of(change.on)), f"{change.old}>{change.new}", 1)
-        for month, _ in decision.reviews:
-            label = month_label(month_of(month))
-            self.reviewed[label] = self.reviewed.get(label, 0) + 1
-        self.fees_minor += sum(fee.amount_minor for fee in decision.fees)
-        self.cards_ordered += sum(due.count for due in decision.cards)
-
-    def count_transfer(self, transfer: Transfer) -> None:
-        """Count a movement by kind and unit, conversions by month too."""
-        _add(self.moved, transfer.kind, transfer.unit, transfer.amount)
-        if transfer.kind == "converted":
-            month = month_label(month_of(transfer.value_on))
-            _add(self.converted, month, transfer.unit, transfer.amount)
-
-    def count_account(self, standing: Standing, *, on: date) -> None:
-        """Count what an account has on a day, and owes."""
-        self.accounts += 1
-        self.tiers_now[standing.tier] = self.tiers_now.get(standing.tier, 0) + 1
-        for unit, lots in standing.lots.items():
-            for lot in lots:
-                where = self.outstanding if lot.key.valid_from <= on else self.pending
-                where[unit] = where.get(unit, 0) + lot.amount
-        for unit, debt in standing.debts.items():
-            self.debts[unit] = self.debts.get(unit, 0) + debt
 
 
 def replay(programme: Programme, histories: Iterable[Iterable[AnyEvent]], *, until: date) -> Totals:
@@ -152,13 +91,9 @@ def replay(programme: Programme, histories: Iterable[Iterable[AnyEvent]], *, unt
         for event in history:
             decision = fold.take(event)
             if isinstance(event, Sale):
-                totals.count_sale(len(event.receipt.lines), decision)
-            totals.count(decision)
+                totals.count_sale(len(event.receipt.lines), earns=bool(decision.earned))
+            for part in decision.parts():
+                totals.count(part)
         totals.count(fold.follow_calendar(through=max(until, fold.standing.through_on)))
         totals.count_account(fold.standing, on=until)
     return totals
-
-
-def _add(table: dict[str, dict[str, int]], row: str, column: str, amount: int) -> None:
-    columns = table.setdefault(row, {})
-    columns[column] = columns.get(column, 0) + amount

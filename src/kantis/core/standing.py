@@ -174,7 +174,7 @@ class CardsDue(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Decision(Struct, omit_defaults=True):
-    """What `step` decided about one event, the calendar before it included.
+    """What `step` decided about one event; `calendar` is what came before it that was due.
 
     `terms` is the version (its first day) that judged the event.
     """
@@ -188,13 +188,12 @@ class Decision(Struct, omit_defaults=True):
     reviews: list[tuple[date, str]] = field(default_factory=list)
     fees: list[FeeDue] = field(default_factory=list)
     cards: list[CardsDue] = field(default_factory=list)
+    calendar: "Decision | None" = None
 
     def total_earned(self, unit: str) -> int:
         """Give what the event earned of a unit."""
         return sum(earned.amount for earned in self.earned if earned.unit == unit)
 
-    def is_empty(self) -> bool:
-        """Tell whether nothing was decided at all."""
-        return not any(
-            getattr(self, name) for name in self.__struct_fields__ if name not in {"terms", "tier"}
-        )
+    def parts(self) -> "tuple[Decision, ...]":
+        """Give what the calendar decided, if anything was due, then what the event did."""
+        return (self,) if self.calendar is None else (self.calendar, self)

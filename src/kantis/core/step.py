@@ -37,8 +37,11 @@ def step(programme: Programme, standing: Standing, event: AnyEvent) -> tuple[Sta
     """
     after = standing.copy()
     day = programme.day(event.at)
-    decision = Decision(programme.on(day).terms.valid_from)
-    catch_up(programme, after, decision, through=day)
+    version = programme.on(day).terms.valid_from
+    calendar, decision = Decision(version), Decision(version)
+    catch_up(programme, after, calendar, through=day)
+    if calendar != Decision(version):
+        decision.calendar = calendar
     _Step(programme, after, decision, event.at, day).take(event)
     after.last = order_of(event)
     decision.tier = after.tier
@@ -113,7 +116,8 @@ class _Step:
         self.standing.joined_at, self.standing.left_at = self.at, None
         self.standing.through_on = self.day
         self.standing.roles = (self.terms.membership.roles[0],)
-        self.standing.tier, self.standing.tier_until = tiers.starting_tier(self.terms), NEVER
+        start = tiers.starting_tier(self.terms)
+        tiers.change_tier(self.standing, self.decision, start, "", on=self.day)
 
     def opened(self, event: Opened) -> None:
         for lot in event.lots:
@@ -225,7 +229,7 @@ class _Step:
         self.take_back(event, past, entity)
         if self.standing.left_at is not None:
             self.lapse("")
-        elif self.counts(past.sale.chain) and _was_counted(past.decision):
+        if self.counts(past.sale.chain) and _was_counted(past.decision):
             sold_on = self.programme.day(past.sale.at)
             oldest = month_of(self.day) - tiers.months_looked_at(self.terms) - 1
             fee_lines = {

@@ -24,6 +24,9 @@ from kantis.core.upkeep import next_due
 from kantis.db import accounts, programmes
 from kantis.db.accounts import Account
 
+CALENDAR = 0
+"""The event number of transfers that no event caused."""
+
 _encode = msgspec.json.Encoder().encode
 _decode_event: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 _decode_decision = msgspec.json.Decoder(Decision)
@@ -61,6 +64,8 @@ class Journal:
         self._keys: list[dict[str, Any]] = []
         self._strays: list[dict[str, Any]] = []
         self._orders: list[dict[str, Any]] = []
+        self._tier_changes: list[dict[str, Any]] = []
+        self._reviews: list[dict[str, Any]] = []
 
     def move(
         self, programme: Programme, account: Account, event: AnyEvent, warrant: Warrant
@@ -74,8 +79,9 @@ class Journal:
         last = account.standing.last
         if last is None or order_of(event) > last:
             account.standing, decision = step(programme, account.standing, event)
-            self._post(account, decision.transfers)
-            self._order_cards(account, decision.cards)
+            if decision.calendar is not None:
+                self._note(account, decision.calendar, event_no=CALENDAR)
+            self._note(account, decision, event_no=account.last_event)
         else:
             decision = self._move_late(programme, account, event)
         self._accounts[account.account_id] = (programme, account)
@@ -85,8 +91,7 @@ class Journal:
     def follow_calendar(self, programme: Programme, account: Account, *, at: datetime) -> Decision:
         """Move an account on to an instant at which nothing else happens to it."""
         account.standing, decision = caught_up(programme, account.standing, at=at)
-        self._post(account, decision.transfers, event_no=0)
-        self._order_cards(account, decision.cards)
+        self._note(account, decision, event_no=CALENDAR)
         self._accounts[account.account_id] = (programme, account)
         return decision
 
@@ -151,6 +156,8 @@ class Journal:
             self._keys,
             self._strays,
             self._orders,
+            self._tier_changes,
+            self._reviews,
         )
         if any(tables):
             self.connection.execute(
@@ -169,12 +176,22 @@ class Journal:
         through = max(standing.through_on, account.standing.through_on)
         standing, calendar = caught_up(programme, standing, at=day_start(through, programme.zone))
         account.standing = standing
-        right = [transfer for _, decision in decided for transfer in decision.transfers]
+        parts = [part for _, decision in decided for part in decision.parts()] + [calendar]
+        right = [transfer for part in parts for transfer in part.transfers]
         posted = transfers_of(self.connection, account.account_id)
-        self._post(account, corrections(posted, [*right, *calendar.transfers]), corrects=True)
+        self._post(
+            account, corrections(posted, right), event_no=account.last_event, corrects=True
+        )
         by_key = {one.key: decision for one, decision in decided}
         self._redecide(account.account_id, before, by_key)
-        self._order_missing_cards(account, [*by_key.values(), calendar])
+        self._order_missing_cards(account, parts)
+        for table in ("tier_change", "review"):
+            self.connection.execute(
+                f"DELETE FROM {table} WHERE account_id = %s",  # noqa: S608 - two names of ours
+                [account.account_id],
+            )
+        for part in parts:
+            self._note_tiers(account, part)
         return by_key[event.key]
 
     def _redecide(
@@ -185,18 +202,24 @@ class Journal:
     ) -> None:
         """Keep what the fold now says of earlier events; what was answered stays as it was."""
         for event_no, event, old in before:
-            if (new := by_key[event.key]) != old:
+            if (new := _without_calendar(by_key[event.key])) != old:
                 self.connection.execute(
                     "UPDATE event SET decision = %s WHERE account_id = %s AND event_no = %s",
                     [_encode(new).decode(), account_id, event_no],
                 )
+
+    def _note(self, account: Account, decision: Decision, *, event_no: int) -> None:
+        """Note all that a decision comes to."""
+        self._post(account, decision.transfers, event_no=event_no)
+        self._order_cards(account, decision.cards)
+        self._note_tiers(account, decision)
 
     def _post(
         self,
         account: Account,
         transfers: Iterable[Transfer],
         *,
-        event_no: int | None = None,
+        event_no: int,
         corrects: bool = False,
     ) -> None:
         """Note transfers with their postings: the member's lots and debt, then the other side."""
@@ -206,7 +229,7 @@ class Journal:
             self._transfers.append(
                 {
                     **key,
-                    "event_no": account.last_event if event_no is None else event_no,
+                    "event_no": event_no,
                     "kind": transfer.kind,
                     "clause": transfer.clause,
                     "unit": transfer.unit,
@@ -221,6 +244,23 @@ class Journal:
                 {**key, "posting_no": number, "unit": transfer.unit, **posting}
                 for number, posting in enumerate(_postings(transfer), start=1)
             )
+
+    def _note_tiers(self, account: Account, decision: Decision) -> None:
+        self._tier_changes.extend(
+            {
+                "account_id": account.account_id,
+                "from_on": change.on,
+                "old": change.old,
+                "new": change.new,
+                "until_on": change.until,
+                "clause": change.clause,
+            }
+            for change in decision.tier_changes
+        )
+        self._reviews.extend(
+            {"account_id": account.account_id, "month_on": month, "tier": tier}
+            for month, tier in decision.reviews
+        )
 
     def _order_cards(self, account: Account, cards: Iterable[CardsDue]) -> None:
         """Note the cards to be ordered; `order_no` counts within the event that is noted last."""
@@ -398,12 +438,19 @@ def _event_row(
         "key": key,
         "sale_key": sale_key or None,
         "content": Raw(_encode(event)),
-        "decision": Raw(_encode(decision)),
+        "decision": Raw(_encode(_without_calendar(decision))),
         "actor": warrant.actor,
         "reason": warrant.reason,
         "approved_by": warrant.approved_by,
         "recorded_at": now,
     }
+
+
+def _without_calendar(decision: Decision) -> Decision:
+    """Give a decision as it is kept: when the calendar was followed is of no matter to it."""
+    if decision.calendar is None:
+        return decision
+    return msgspec.structs.replace(decision, calendar=None)
 
 
 def _postings(transfer: Transfer) -> Iterator[dict[str, Any]]:

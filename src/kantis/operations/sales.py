@@ -202,8 +202,11 @@ class _Sales(_Batch):
             raise CardMovedError(receipt.card)
         account = self.accounts[account_id]
         sale = _sale(receipt, key, self.stores[receipt.store])
-        at = max(receipt.at, account.standing.last[0]) if account.standing.last else receipt.at
-        admit_payments(self.programme, caught_up(self.programme, account.standing, at=at)[0], sale)
+        if receipt.tenders:
+            last = account.standing.last
+            at = receipt.at if last is None else max(receipt.at, last[0])
+            standing, _ = caught_up(self.programme, account.standing, at=at)
+            admit_payments(self.programme, standing, sale)
         decision = self.journal.move(self.programme, account, sale, self.warrant)
         answer = answer_of(key, decision, account.standing)
         self.journal.answer(answer)

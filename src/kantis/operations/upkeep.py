@@ -9,6 +9,9 @@ from kantis.core.periods import Period, day_start
 from kantis.db import accounts, programmes
 from kantis.db.journal import Journal
 
+ACCOUNTS_AT_ONCE = 500
+"""Accounts that one transaction of the calendar visits at most."""
+
 
 def tick(
     connection: psycopg.Connection,
@@ -16,7 +19,7 @@ def tick(
     programme: str,
     through: date,
     now: datetime,
-    limit: int = 500,
+    limit: int = ACCOUNTS_AT_ONCE,
 ) -> int:
     """Follow the calendar on up to `limit` accounts that have something due by a local day.
 

@@ -150,6 +150,26 @@ CREATE TABLE card_order (
     FOREIGN KEY (account_id, event_no) REFERENCES event
 );
 
+-- Which tier an account had from which day: what the fold says, written anew when it is corrected.
+CREATE TABLE tier_change (
+    account_id bigint NOT NULL REFERENCES account,
+    from_on    date NOT NULL,
+    change_no  smallint NOT NULL,         -- several on one day are in this order
+    old        text NOT NULL,
+    new        text NOT NULL,
+    until_on   date NOT NULL,
+    clause     text NOT NULL,
+    PRIMARY KEY (account_id, from_on, change_no)
+);
+
+-- What the review of a month found: a tier that the purchases looked at reach.
+CREATE TABLE review (
+    account_id bigint NOT NULL REFERENCES account,
+    month_on   date NOT NULL,             -- the first day of the month under review
+    tier       text NOT NULL,
+    PRIMARY KEY (account_id, month_on)
+);
+
 -- The books ----------------------------------------------------------------------------------
 
 CREATE TABLE transfer (
@@ -178,7 +198,6 @@ CREATE TABLE posting (
     earned_on   date,
     valid_from  date,
     PRIMARY KEY (account_id, transfer_no, posting_no),
-    FOREIGN KEY (account_id, transfer_no) REFERENCES transfer,
     CHECK ((book = 'member') = (valid_until IS NOT NULL AND earned_on IS NOT NULL
                                 AND valid_from IS NOT NULL))
 );
@@ -219,18 +238,19 @@ CREATE TRIGGER receipt_key_kept BEFORE DELETE OR TRUNCATE ON receipt_key
 CREATE TRIGGER event_kept BEFORE DELETE OR TRUNCATE ON event
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
--- All postings of a transfer come in one statement, which must balance each transfer whole: so
--- an unbalanced one cannot be committed, and no posting can be added to one later.
-CREATE FUNCTION check_balanced() RETURNS trigger LANGUAGE plpgsql AS $$
+-- A transfer and all its postings come in one statement (`book` below), whose triggers see both:
+-- whole, balanced, and never added to later. Checked for all rows at once, not row by row: that
+-- costs a tenth of what foreign keys and deferred triggers did.
+CREATE FUNCTION check_posted() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     bad record;
 BEGIN
-    SELECT n.account_id, n.transfer_no INTO bad
-    FROM (SELECT account_id, transfer_no, sum(amount) AS total, count(*) AS postings,
-                 max(posting_no) AS last_no
-          FROM new_posting GROUP BY account_id, transfer_no) n
-    JOIN transfer t USING (account_id, transfer_no)
-    WHERE n.total <> 0 OR n.postings <> t.postings OR n.last_no <> t.postings
+    SELECT t.account_id, t.transfer_no INTO bad
+    FROM new_transfer t LEFT JOIN LATERAL (
+        SELECT sum(amount) AS total, count(*) AS postings, max(posting_no) AS last_no FROM posting
+        WHERE account_id = t.account_id AND transfer_no = t.transfer_no
+    ) p ON true
+    WHERE p.total IS DISTINCT FROM 0 OR p.postings <> t.postings OR p.last_no <> t.postings
     LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'transfer %/% is not balanced or not whole', bad.account_id, bad.transfer_no
@@ -239,30 +259,39 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER posting_balanced AFTER INSERT ON posting
-    REFERENCING NEW TABLE AS new_posting
-    FOR EACH STATEMENT EXECUTE FUNCTION check_balanced();
+CREATE TRIGGER transfer_posted AFTER INSERT ON transfer
+    REFERENCING NEW TABLE AS new_transfer
+    FOR EACH STATEMENT EXECUTE FUNCTION check_posted();
 
--- A transfer without its postings is refused when the transaction ends.
-CREATE FUNCTION check_posted() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION check_belongs() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    bad record;
 BEGIN
-    IF NOT EXISTS (SELECT FROM posting
-                   WHERE account_id = NEW.account_id AND transfer_no = NEW.transfer_no) THEN
-        RAISE EXCEPTION 'transfer %/% has no postings', NEW.account_id, NEW.transfer_no
+    SELECT n.account_id, n.transfer_no INTO bad
+    FROM (SELECT account_id, transfer_no, sum(amount) AS total, count(*) AS postings,
+                 max(posting_no) AS last_no
+          FROM new_posting GROUP BY account_id, transfer_no) n
+    LEFT JOIN transfer t USING (account_id, transfer_no)
+    WHERE t.postings IS DISTINCT FROM n.postings OR n.last_no <> n.postings OR n.total <> 0
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'transfer %/% is not balanced or not whole', bad.account_id, bad.transfer_no
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
     RETURN NULL;
 END $$;
 
-CREATE CONSTRAINT TRIGGER transfer_posted AFTER INSERT ON transfer
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_posted();
+CREATE TRIGGER posting_belongs AFTER INSERT ON posting
+    REFERENCING NEW TABLE AS new_posting
+    FOR EACH STATEMENT EXECUTE FUNCTION check_belongs();
 
 -- Booking ------------------------------------------------------------------------------------
 -- One call saves all that a batch of decisions comes to. The accounts are locked by the caller
 -- (db/accounts.py), sorted, before they were read.
 
 CREATE FUNCTION book(accounts_in json, events_in json, transfers_in json, postings_in json,
-                     receipt_keys_in json, strays_in json, card_orders_in json)
+                     receipt_keys_in json, strays_in json, card_orders_in json, tier_changes_in json,
+                     reviews_in json)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE account SET standing = a.standing, last_event = a.last_event,
@@ -286,15 +315,16 @@ BEGIN
              reason text, approved_by text, recorded_at timestamptz);
 
     IF transfers_in IS NOT NULL THEN
-        INSERT INTO transfer (account_id, transfer_no, event_no, kind, clause, unit, entity,
-                              value_on, corrects, postings, posted_at)
-        SELECT account_id, transfer_no, event_no, kind, clause, unit, entity, value_on, corrects,
-               postings, posted_at
-        FROM json_to_recordset(transfers_in)
-            AS t(account_id bigint, transfer_no bigint, event_no bigint, kind text, clause text,
-                 unit text, entity text, value_on date, corrects boolean, postings smallint,
-                 posted_at timestamptz);
-
+        WITH transfers AS (
+            INSERT INTO transfer (account_id, transfer_no, event_no, kind, clause, unit, entity,
+                                  value_on, corrects, postings, posted_at)
+            SELECT account_id, transfer_no, event_no, kind, clause, unit, entity, value_on,
+                   corrects, postings, posted_at
+            FROM json_to_recordset(transfers_in)
+                AS t(account_id bigint, transfer_no bigint, event_no bigint, kind text,
+                     clause text, unit text, entity text, value_on date, corrects boolean,
+                     postings smallint, posted_at timestamptz)
+        )
         INSERT INTO posting (account_id, transfer_no, posting_no, book, amount, valid_until,
                              earned_on, valid_from)
         SELECT account_id, transfer_no, posting_no, book, amount, valid_until, earned_on, valid_from
@@ -337,6 +367,23 @@ BEGIN
         FROM json_to_recordset(strays_in)
             AS s(key_hash text, programme text, key text, sale_hash text, card_number text,
                  nothing text, content json, answer json, recorded_at timestamptz);
+    END IF;
+
+    IF tier_changes_in IS NOT NULL THEN
+        INSERT INTO tier_change
+        SELECT t.account_id, t.from_on, coalesce(max(c.change_no), 0)
+               + row_number() OVER (PARTITION BY t.account_id, t.from_on ORDER BY t.ord),
+               t.old, t.new, t.until_on, t.clause
+        FROM ROWS FROM (json_to_recordset(tier_changes_in)
+            AS (account_id bigint, from_on date, old text, new text, until_on date, clause text))
+            WITH ORDINALITY AS t(account_id, from_on, old, new, until_on, clause, ord)
+        LEFT JOIN tier_change c ON c.account_id = t.account_id AND c.from_on = t.from_on
+        GROUP BY t.account_id, t.from_on, t.old, t.new, t.until_on, t.clause, t.ord;
+    END IF;
+
+    IF reviews_in IS NOT NULL THEN
+        INSERT INTO review SELECT * FROM json_to_recordset(reviews_in)
+            AS r(account_id bigint, month_on date, tier text);
     END IF;
 
     IF card_orders_in IS NOT NULL THEN

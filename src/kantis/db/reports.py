@@ -1,0 +1,107 @@
+"""What the books come to, and whether they are right: questions over many accounts."""
+
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+import psycopg
+
+from kantis.core.periods import month_label, month_of
+from kantis.core.totals import Totals
+
+CHECKS = {
+    "every transfer sums to zero": """
+        SELECT account_id, transfer_no, sum(amount) FROM posting
+        GROUP BY account_id, transfer_no HAVING sum(amount) <> 0""",
+    "every transfer has all its postings": """
+        SELECT t.account_id, t.transfer_no, count(p.*) FROM transfer t
+        LEFT JOIN posting p USING (account_id, transfer_no)
+        GROUP BY t.account_id, t.transfer_no, t.postings HAVING count(p.*) <> t.postings""",
+    "every lot is what was posted to it": """
+        SELECT account_id, unit, valid_until, coalesce(remaining, 0), coalesce(posted, 0)
+        FROM lot FULL JOIN (
+            SELECT account_id, unit, valid_until, earned_on, valid_from, sum(amount) AS posted
+            FROM posting JOIN transfer USING (account_id, transfer_no) WHERE book = 'member'
+            GROUP BY account_id, unit, valid_until, earned_on, valid_from
+        ) p USING (account_id, unit, valid_until, earned_on, valid_from)
+        WHERE coalesce(remaining, 0) <> coalesce(posted, 0)""",
+    "every balance is its lots less its debt": """
+        SELECT account_id, unit, balance, coalesce(lots, 0), debt
+        FROM balance FULL JOIN (
+            SELECT account_id, unit, sum(remaining) AS lots FROM lot GROUP BY account_id, unit
+        ) l USING (account_id, unit)
+        WHERE coalesce(balance, 0) <> coalesce(lots, 0) - coalesce(debt, 0)""",
+    "no account has both lots and debt in a unit": """
+        SELECT account_id, unit, debt FROM balance b WHERE debt > 0 AND EXISTS (
+            SELECT FROM lot l WHERE l.account_id = b.account_id AND l.unit = b.unit
+            AND remaining > 0)""",
+    "every receipt key leads to its receipt": """
+        SELECT encode(k.key_hash, 'hex') FROM receipt_key k
+        LEFT JOIN event e USING (account_id, event_no) LEFT JOIN stray s USING (key_hash)
+        WHERE (e.account_id IS NULL) = (s.key_hash IS NULL)""",
+}
+"""Each finds the rows that contradict its name; all must find none."""
+
+
+def contradictions(
+    connection: psycopg.Connection, query: str, *, limit: int = 10
+) -> list[tuple[object, ...]]:
+    """Give the first rows that contradict a check."""
+    return connection.execute(f"SELECT * FROM ({query}) q LIMIT {limit}").fetchall()  # noqa: S608
+
+
+def account_ids(connection: psycopg.Connection, programme: str) -> Iterator[int]:
+    """Give all accounts of a programme in order."""
+    rows = connection.execute(
+        "SELECT account_id FROM account WHERE programme = %s ORDER BY account_id", [programme]
+    ).fetchall()
+    return (account_id for (account_id,) in rows)
+
+
+def totals(connection: psycopg.Connection, programme: str, *, on: date) -> Totals:
+    """Give what the database holds of a programme, in the same terms as a replay."""
+
+    def ask(query: str, *before: object) -> list[tuple[Any, ...]]:
+        return connection.execute(query, [*before, programme]).fetchall()
+
+    found = Totals()
+    ((found.accounts, found.cards_ordered),) = ask(
+        "SELECT count(DISTINCT account_id), coalesce(sum(count), 0)"
+        " FROM account LEFT JOIN card_order USING (account_id) WHERE programme = %s"
+    )
+    ((found.receipts, found.lines, found.receipts_earning, found.fees_minor),) = ask(
+        "SELECT count(*), coalesce(sum(json_array_length(content #> '{receipt,lines}')), 0),"
+        " count(*) FILTER (WHERE json_array_length(decision -> 'earned') > 0),"
+        " coalesce(sum((SELECT sum((fee ->> 'amount_minor')::bigint)"
+        "     FROM json_array_elements(decision -> 'fees') fee)), 0)::bigint"
+        " FROM event JOIN account USING (account_id) WHERE programme = %s AND event.kind = 'sale'"
+    )
+    for kind, unit, clause, value_on, amount in ask(
+        "SELECT t.kind, t.unit, t.clause, date_trunc('month', value_on)::date,"
+        " sum(amount)::bigint FROM transfer t JOIN posting USING (account_id, transfer_no)"
+        " JOIN account USING (account_id) WHERE programme = %s AND book IN ('member', 'debt')"
+        " GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
+    ):
+        found.count_moved(kind, unit, clause, value_on, amount)
+    for old, new, from_on, times in ask(
+        "SELECT old, new, from_on, count(*) FROM tier_change JOIN account USING (account_id)"
+        " WHERE programme = %s GROUP BY 1, 2, 3"
+    ):
+        found.count_tier_change(old, new, from_on, times)
+    for month_on, count in ask(
+        "SELECT month_on, count(*) FROM review JOIN account USING (account_id)"
+        " WHERE programme = %s GROUP BY 1 ORDER BY 1"
+    ):
+        found.reviewed[month_label(month_of(month_on))] = count
+    for unit, pending, amount in ask(
+        "SELECT unit, valid_from > %s, sum(remaining)::bigint FROM account"
+        " JOIN lot USING (account_id) WHERE programme = %s AND remaining > 0 GROUP BY 1, 2",
+        on,
+    ):
+        (found.pending if pending else found.outstanding)[unit] = amount
+    for unit, debt in ask(
+        "SELECT unit, sum(debt)::bigint FROM balance JOIN account USING (account_id)"
+        " WHERE programme = %s AND debt > 0 GROUP BY 1"
+    ):
+        found.debts[unit] = debt
+    return found

