@@ -14,11 +14,11 @@ from kantis.core.toml_text import Fault, TextFaulty
 PROGRAMMES = Path("programmes")
 
 
-class FolderMissing(Exception):  # noqa: N818 - it says what it is
+class FolderMissing(Exception):
     """There is no programme where one was looked for."""
 
 
-class FolderFaulty(Exception):  # noqa: N818 - likewise
+class FolderFaulty(Exception):
     """Files of a programme have faults; `faults` has each with its file."""
 
     def __init__(self, faults: dict[Path, tuple[Fault, ...]]) -> None:

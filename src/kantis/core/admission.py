@@ -133,9 +133,10 @@ def admit_joining(
     age = membership.minimum_age_years
     if standing.joined_at is not None and standing.left_at is None:
         raise AlreadyJoined(joined_at=standing.joined_at)
-    if age and (
-        applicant.born_on is None or add_months(applicant.born_on, 12 * age) > programme.day(at)
-    ):
+    today = programme.day(at)
+    born_on = applicant.born_on
+    # Whoever is born later than today is too young, and in the year 9999 add_months would fail.
+    if age and (born_on is None or born_on > today or add_months(born_on, 12 * age) > today):
         raise MayNotJoin(clause=membership.clause, minimum_age_years=age)
     if membership.organization_number and not number_is_valid:
         raise MayNotJoin(clause=membership.clause, organization_number="not valid")

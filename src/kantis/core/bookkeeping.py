@@ -158,12 +158,15 @@ class Books:
 
     def _unpin(self, unit: str, amount: int, on: date) -> None:
         """Shrink holds by what nothing else can cover, the one made last first."""
+        made = [hold.hold_id for hold in self.standing.holds]
         for hold in reversed(self.standing.holds):
             if hold.unit == unit and amount > 0:
                 self.release(hold)
                 left = max(0, hold.amount - amount)
                 self.hold(hold.hold_id, unit, left, hold.until_at, on=on)
                 amount -= hold.amount
+        in_order = sorted(self.standing.holds, key=lambda hold: made.index(hold.hold_id))
+        self.standing.holds = tuple(in_order)
 
     def _owe(self, unit: str, amount: int) -> None:
         if amount:

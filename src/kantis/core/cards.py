@@ -23,6 +23,7 @@ class Card(Struct, frozen=True, kw_only=True):
     issued_at: datetime
     activated_at: datetime | None = None
     blocked_at: datetime | None = None
+    replaced_by: str | None = None
     links: tuple[CardLink, ...]
 
 

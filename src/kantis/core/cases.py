@@ -241,7 +241,7 @@ def read_case(text: str) -> Case:
 def _odd_amounts(value: object, path: Path) -> Iterator[Path]:
     """Find amounts that are not whole in minor units: they would be cut off unseen."""
     if isinstance(value, Decimal):
-        if not (value.is_finite() and -2 <= int(value.as_tuple().exponent) <= 0):
+        if not (value.is_finite() and value.as_tuple().exponent in {0, -1, -2}):
             yield path
     elif isinstance(value, dict):
         for key, item in value.items():

@@ -36,7 +36,7 @@ class Programme:
         if faults:
             raise TermsFaulty(faults)
         self.versions = tuple(map(Version, in_order))
-        self.suspensions = tuple(sorted(suspensions))
+        self.suspensions = tuple(_joined(suspensions))
         self.name = in_order[0].programme
         self.zone = ZoneInfo(in_order[0].zone)
         self._starts = [terms.valid_from for terms in in_order]
@@ -87,3 +87,14 @@ class Programme:
     def _extends(self, unit: str, start: date) -> bool:
         suspension = self.on(max(start, self._starts[0])).terms.suspension
         return suspension is not None and suspension.unit == unit
+
+
+def _joined(periods: Iterable[Period]) -> list[Period]:
+    """Join the periods that meet or overlap, so that no day of them counts twice."""
+    joined: list[Period] = []
+    for start, end in sorted(periods):
+        if joined and start <= joined[-1].end:
+            joined[-1] = Period(joined[-1].start, max(end, joined[-1].end))
+        else:
+            joined.append(Period(start, end))
+    return joined

@@ -20,6 +20,15 @@ LINES_MAX = 5_000
 """Lines on one receipt. The largest known trade limit is 1,000."""
 
 
+def check_year(at: datetime) -> None:
+    """Check that an instant can be told in every zone; msgspec names the document in its error.
+
+    :raises ValueError: in the first and the last year that a calendar here knows
+    """
+    if not date.min.year < at.year < date.max.year:
+        raise ValueError(f"The year {at.year} is outside of every programme")
+
+
 class Line(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """One line: `amount_minor` is gross, after discounts; negative when taken back at once.
 
@@ -76,6 +85,10 @@ class Receipt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     proof: Annotated[str, Meta(max_length=64)] = ""
     training: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what no clock shows."""
+        check_year(self.at)
+
 
 class ReturnLine(Struct, frozen=True, forbid_unknown_fields=True):
     """How much of the sale's line (counted from 1) comes back, in minor units of what was paid."""
@@ -94,6 +107,10 @@ class Return(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     at: Instant
     sale: SaleKey
     lines: Annotated[tuple[ReturnLine, ...], Meta(min_length=1, max_length=LINES_MAX)]
+
+    def __post_init__(self) -> None:
+        """Refuse what no clock shows."""
+        check_year(self.at)
 
 
 def key_of(issuer: str, document: Receipt | Return | SaleKey) -> str:

@@ -37,11 +37,8 @@ def step(programme: Programme, standing: Standing, event: AnyEvent) -> tuple[Sta
     """
     after = standing.copy()
     day = programme.day(event.at)
-    version = programme.on(day).terms.valid_from
-    calendar, decision = Decision(version), Decision(version)
-    catch_up(programme, after, calendar, through=day)
-    if calendar != Decision(version):
-        decision.calendar = calendar
+    decision = Decision(programme.on(day).terms.valid_from)
+    decision.calendar = catch_up(programme, after, through=day)
     _Step(programme, after, decision, event.at, day).take(event)
     after.last = order_of(event)
     decision.tier = after.tier
@@ -54,8 +51,9 @@ def caught_up(
     """Give where an account stands at an instant at which nothing happens to it."""
     after = standing.copy()
     day = programme.day(at)
-    decision = Decision(programme.on(day).terms.valid_from)
-    catch_up(programme, after, decision, through=day)
+    decision = catch_up(programme, after, through=day) or Decision(
+        programme.on(day).terms.valid_from
+    )
     end_holds(Books(after, decision.transfers), at=at)
     decision.tier = after.tier
     return after, decision

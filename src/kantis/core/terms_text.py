@@ -1,17 +1,18 @@
 """Terms from TOML text: what is well formed is also checked for sense."""
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 from zoneinfo import available_timezones
 
 from kantis.core.terms import Terms
 from kantis.core.toml_text import (
+    UNREADABLE,
     Fault,
     Path,
     Reader,
-    UNREADABLE,
     TextFaulty,
     locate,
     of_table,
@@ -33,7 +34,15 @@ def read_terms(text: str) -> Terms:
         document = tomllib.loads(text)
     except UNREADABLE as error:
         raise TermsFaulty([syntax_fault(error)]) from None
-    reader = Reader(locate(text))
+    return terms_from(document, locate(text))
+
+
+def terms_from(document: dict[str, Any], lines: Mapping[Path, int]) -> Terms:
+    """Read terms from a parsed document; `lines` says where its keys stand.
+
+    :raises TermsFaulty: with every fault found
+    """
+    reader = Reader(lines)
     terms: Terms | None = reader.struct(Terms, document, ())
     for path, message in _contradictions(document):
         reader.fault(path, message)
@@ -77,6 +86,8 @@ _REFERS_TO = {
 }
 """Fields that name another block, and which kind of block."""
 
+_known_zones = cache(available_timezones)  # it searches the disk
+
 Findings = Iterator[tuple[Path, str]]
 
 
@@ -118,7 +129,7 @@ def _texts_in(value: object) -> list[str]:
 def _unknown_zone(document: dict[str, Any]) -> Findings:
     zone = document.get("zone")
     if isinstance(zone, str):
-        known = available_timezones()
+        known = _known_zones()
         if zone not in known:
             close = get_close_matches(zone, known, n=1) or ["Europe/Helsinki"]
             yield ("zone",), f"`zone` is unknown: {zone!r}; did you mean {close[0]!r}?"
@@ -167,9 +178,11 @@ def _impossible_ladders(document: dict[str, Any]) -> Findings:
         yield ("ladder",), "there is a [ladder] but no [[tier]]"
     last = -1
     for path, tier in tiers:
-        limits = [tier[k] for k in ("from_minor", "above_minor") if isinstance(tier.get(k), int)]
+        limits = [tier[key] for key in ("from_minor", "above_minor") if key in tier]
         if len(limits) != 1:
             yield path, f"{tier.get('name')!r} needs from_minor or above_minor, and only one"
+        elif not isinstance(limits[0], int):
+            continue
         elif limits[0] <= last:
             yield path, f"{tier.get('name')!r} must need more than the tier before it"
         else:

@@ -1,10 +1,10 @@
 """Frozen types from TOML text: every fault at once, with its line and what was probably meant."""
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT, Struct
@@ -123,6 +123,9 @@ class Reader:
             if found == () and many is not kind:  # the only bound that arrays of tables have
                 self.fault(path, f"[[{path[-1]}]] is needed at least once")
             return found
+        if (options := _options(kind)) and value not in options:
+            self.fault(path, f"`{path[-1]}` {unknown(str(value), options)}")
+            return None
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
@@ -194,6 +197,13 @@ def _structs_in(kind: Any) -> tuple[type[Struct], ...]:  # noqa: ANN401 - any an
     return tuple(o for o in members if isinstance(o, type) and issubclass(o, Struct))
 
 
+def _options(kind: Any) -> tuple[str, ...]:  # noqa: ANN401 - any annotation
+    """Give the words among which an annotation lets one choose, if it is of that kind."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(kind) if isinstance(kind, type) and issubclass(kind, StrEnum) else ()
+
+
 def of_table(path: Path) -> str:
     """Name the table that a path lies in, for the end of a message."""
     names = [str(part) for part in path if isinstance(part, str)]
@@ -209,4 +219,5 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _in_words(error: msgspec.ValidationError) -> str:
-    return re.sub(r" - at `\$.*`$", "", str(error)).replace("`", "").lower()
+    words = re.sub(r" - at `\$.*`$", "", str(error)).replace("`", "").lower()
+    return words.replace(" | null", "")  # TOML has none

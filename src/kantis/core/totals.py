@@ -14,7 +14,7 @@ class Totals(Struct):
     """Counts over a programme. Amounts are in each unit, money in minor units; months `2017-06`.
 
     `earned` is by unit and clause, `moved` by kind of transfer and unit (what members gain is
-    positive), `converted` by month of value. `reviewed` says how many accounts the review of
+    positive), `converted` by the month whose end it was. `reviewed` says how many accounts the review of
     a month found, `tiers` how many have each tier on the day after the month's end.
     `pending` can be spent later only.
     """
@@ -58,7 +58,7 @@ class Totals(Struct):
         if kind == "earned":
             _add(self.earned, unit, clause, amount)
         elif kind == "converted":
-            _add(self.converted, month_label(month_of(value_on)), unit, amount)
+            _add(self.converted, month_label(month_of(value_on) - 1), unit, amount)
 
     def count_tier_change(self, old: str, new: str, on: date, times: int) -> None:
         """Count accounts that change their tier on a day: on the 1st, it is the month before's."""

@@ -41,14 +41,18 @@ def next_due(programme: Programme, standing: Standing, *, horizon: date = NEVER)
     return max(due, after + ONE_DAY) if due != NEVER else NEVER
 
 
-def catch_up(
-    programme: Programme, standing: Standing, decision: Decision, *, through: date
-) -> None:
-    """Follow the calendar up to and including the start of the day `through`."""
+def catch_up(programme: Programme, standing: Standing, *, through: date) -> Decision | None:
+    """Follow the calendar up to and including the start of the day `through`.
+
+    Gives what was decided, None if nothing was due.
+    """
+    decision = None
     while (due := next_due(programme, standing, horizon=through)) <= through:
+        decision = decision or Decision(programme.on(through).terms.valid_from)
         _tick(programme, standing, decision, due)
         standing.through_on = due
     standing.through_on = max(standing.through_on, through)
+    return decision
 
 
 def end_holds(books: Books, *, at: datetime) -> None:

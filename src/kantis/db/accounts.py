@@ -99,7 +99,7 @@ def cards(
 ) -> dict[str, Card]:
     """Give a programme's cards of these numbers, with the accounts they stood for."""
     rows = connection.execute(
-        "SELECT c.card_number, kind, role, issued_at, activated_at, blocked_at,"
+        "SELECT c.card_number, kind, role, issued_at, activated_at, blocked_at, replaced_by,"
         " array_agg(account_id ORDER BY from_at), array_agg(from_at ORDER BY from_at)"
         " FROM card c JOIN card_link USING (card_number)"
         " WHERE programme = %s AND card_number = ANY(%s) GROUP BY c.card_number",
@@ -111,7 +111,7 @@ def cards(
 def cards_of(connection: psycopg.Connection, account_id: int) -> list[Card]:
     """Give all cards that stand or stood for an account."""
     rows = connection.execute(
-        "SELECT c.card_number, kind, role, issued_at, activated_at, blocked_at,"
+        "SELECT c.card_number, kind, role, issued_at, activated_at, blocked_at, replaced_by,"
         " array_agg(l.account_id ORDER BY from_at), array_agg(from_at ORDER BY from_at)"
         " FROM card c JOIN card_link l USING (card_number)"
         " WHERE card_number IN (SELECT card_number FROM card_link WHERE account_id = %s)"
@@ -178,7 +178,7 @@ def _account(row: tuple[Any, ...]) -> Account:
 
 
 def _card(row: tuple[Any, ...]) -> Card:
-    number, kind, role, issued_at, activated_at, blocked_at, account_ids, froms = row
+    number, kind, role, issued_at, activated_at, blocked_at, replaced_by, account_ids, froms = row
     return Card(
         number=number,
         kind=kind,
@@ -186,5 +186,6 @@ def _card(row: tuple[Any, ...]) -> Card:
         issued_at=issued_at,
         activated_at=activated_at,
         blocked_at=blocked_at,
+        replaced_by=replaced_by,
         links=tuple(map(CardLink, account_ids, froms)),
     )

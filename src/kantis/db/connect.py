@@ -26,6 +26,8 @@ def open_pool(url: str, *, size: int = 8) -> ConnectionPool:
         min_size=1,
         max_size=size,
         timeout=5,
+        # Then the next request tries anew, instead of waiting out ever longer pauses.
+        reconnect_timeout=5,
         kwargs={"autocommit": True},
         configure=_configure,
         check=ConnectionPool.check_connection,

@@ -179,9 +179,7 @@ class Journal:
         parts = [part for _, decision in decided for part in decision.parts()] + [calendar]
         right = [transfer for part in parts for transfer in part.transfers]
         posted = transfers_of(self.connection, account.account_id)
-        self._post(
-            account, corrections(posted, right), event_no=account.last_event, corrects=True
-        )
+        self._post(account, corrections(posted, right), event_no=account.last_event, corrects=True)
         by_key = {one.key: decision for one, decision in decided}
         self._redecide(account.account_id, before, by_key)
         self._order_missing_cards(account, parts)
@@ -364,6 +362,21 @@ def known(connection: psycopg.Connection, keys: Iterable[str]) -> dict[bytes, Kn
         )
         for row in rows
     }
+
+
+def find_sale(connection: psycopg.Connection, receipt: str) -> tuple[str, int, str, str] | None:
+    """Give the programme, account, content and decision of a booked receipt.
+
+    `receipt` is its key, or its number where only one receipt has it.
+    """
+    column = "key" if "/" in receipt else "content #>> '{receipt,number}'"
+    rows = connection.execute(
+        "SELECT programme, account_id, content::text, decision::text FROM event"  # noqa: S608
+        f" JOIN account USING (account_id) WHERE {column} = %s"
+        " AND event.kind = 'sale' LIMIT 2",
+        [receipt],
+    ).fetchall()
+    return rows[0] if len(rows) == 1 else None
 
 
 def past_sale(connection: psycopg.Connection, sale_key: str, sale: Known) -> PastSale:

@@ -1,7 +1,7 @@
 """What the books come to, and whether they are right: questions over many accounts."""
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import psycopg
@@ -105,3 +105,32 @@ def totals(connection: psycopg.Connection, programme: str, *, on: date) -> Total
     ):
         found.debts[unit] = debt
     return found
+
+
+def busiest(connection: psycopg.Connection, programme: str) -> tuple[int, int, int] | None:
+    """Give the account with the most receipts, how many they are and what they come to."""
+    row = connection.execute(
+        "SELECT account_id, count(*), sum((content #>> '{receipt,total_minor}')::bigint)::bigint"
+        " FROM event JOIN account USING (account_id) WHERE programme = %s AND event.kind = 'sale'"
+        " GROUP BY account_id ORDER BY 2 DESC, 1 LIMIT 1",
+        [programme],
+    ).fetchone()
+    return None if row is None else (row[0], row[1], row[2])
+
+
+def receipt_numbers(connection: psycopg.Connection, account_id: int, *, limit: int) -> list[str]:
+    """Give the keys of an account's latest receipts, the latest first."""
+    rows = connection.execute(
+        "SELECT key FROM event WHERE account_id = %s AND kind = 'sale' ORDER BY at DESC LIMIT %s",
+        [account_id, limit],
+    ).fetchall()
+    return [key for (key,) in rows]
+
+
+def last_event_at(connection: psycopg.Connection, programme: str) -> datetime | None:
+    """Give the instant of the latest event of a programme."""
+    row = connection.execute(
+        "SELECT max(at) FROM event JOIN account USING (account_id) WHERE programme = %s",
+        [programme],
+    ).fetchone()
+    return None if row is None else row[0]

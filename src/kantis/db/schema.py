@@ -1,11 +1,18 @@
 """Bring a database's schema up to date."""
 
+import os
+
 import django
 import psycopg
-from django.conf import settings
+from django.apps import apps
 from django.core.management import call_command
 from django.db import connections
+from django.db.migrations.loader import MigrationLoader
 from psycopg.conninfo import conninfo_to_dict
+
+SETTINGS = "kantis.site.settings"
+"""One process has one set of Django's settings: who migrates has to know the tables of people's
+pages too. A name and no import, as in every `manage.py`."""
 
 APPS = ("django.contrib.contenttypes", "procrastinate.contrib.django", "kantis.db")
 
@@ -20,9 +27,28 @@ def migrate(url: str) -> None:
         _run(url)
 
 
-def _run(url: str) -> None:
+def missing(connection: psycopg.Connection) -> list[str]:
+    """Name the migrations that a database lacks."""
+    set_up_django()
+    wanted = MigrationLoader(None).disk_migrations
+    row = connection.execute("SELECT to_regclass('django_migrations') IS NOT NULL").fetchone()
+    applied: set[tuple[str, str]] = set()
+    if row is not None and row[0]:
+        applied |= set(connection.execute("SELECT app, name FROM django_migrations").fetchall())
+    return sorted(f"{app}.{name}" for app, name in wanted.keys() - applied)
+
+
+def set_up_django() -> None:
+    """Read Django's settings, once in a process."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", SETTINGS)
+    if not apps.ready:
+        django.setup()
+
+
+def database(url: str) -> dict[str, object]:
+    """Give Django's words for a connection URL."""
     parts = conninfo_to_dict(url)
-    database = {
+    return {
         "ENGINE": "django.db.backends.postgresql",
         "NAME": parts.get("dbname", ""),
         "USER": parts.get("user", ""),
@@ -31,13 +57,15 @@ def _run(url: str) -> None:
         "PORT": str(parts.get("port", "")),
         "OPTIONS": {"options": parts["options"]} if "options" in parts else {},
     }
-    if not settings.configured:
-        settings.configure(INSTALLED_APPS=APPS, DATABASES={"default": database}, USE_TZ=True)
-        django.setup()
+
+
+def _run(url: str) -> None:
+    set_up_django()
+    before = connections["default"].settings_dict
     connections["default"].close()
-    connections.databases["default"] |= database
-    connections["default"].settings_dict |= database
+    connections["default"].settings_dict = before | database(url)
     try:
         call_command("migrate", verbosity=0)
     finally:
         connections["default"].close()
+        connections["default"].settings_dict = before

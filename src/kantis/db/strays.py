@@ -76,7 +76,7 @@ def take_receipts_of_card(
             _place(notes, programme, account, sale, answer, warrant)
 
 
-def _place(  # noqa: PLR0917
+def _place(
     notes: Journal,
     programme: Programme,
     account: Account,

@@ -15,12 +15,12 @@ from kantis.db.journal import Journal
 
 
 class Issue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A card handed over to somebody in a role of an account."""
+    """A card handed over to somebody in a role of an account, with its number if it has one."""
 
     account_id: int
     kind: str
     role: str
-    number: str
+    number: str = ""
 
 
 def issue_card(
@@ -31,8 +31,11 @@ def issue_card(
     request_key: str,
     at: datetime,
     warrant: Warrant,
+    drawn_number: str = "",
 ) -> Card:
     """Hand over a card. Receipts that it was already used for are folded in if it was active.
+
+    `drawn_number` is for an issue without a number; it is no part of the request (see `enrol`).
 
     :raises AccountUnknown:
     :raises CardKindUnknown:
@@ -44,6 +47,7 @@ def issue_card(
         terms = programmes.load(connection, programme)
         if before := requests.find(connection, programme, request_key, issue):
             return msgspec.json.decode(before, type=Card)
+        number = issue.number or drawn_number
         taken = admit_card(
             terms, kind=issue.kind, role=issue.role, at=at, key=f"issued/{request_key}"
         )
@@ -53,15 +57,15 @@ def issue_card(
         journal.save()
         if not accounts.add_card(
             connection,
-            number=issue.number,
+            number=number,
             programme=programme,
             kind=issue.kind,
             role=issue.role,
             account_id=account.account_id,
             at=at,
         ):
-            raise CardNumberTaken(card=issue.number)
-        card = accounts.cards(connection, programme, [issue.number])[issue.number]
+            raise CardNumberTaken(card=number)
+        card = accounts.cards(connection, programme, [number])[number]
         strays.take_receipts_of_card(journal, terms, account, card, warrant)
         requests.keep(connection, programme, request_key, issue, answer=card, at=at)
         return card
@@ -102,12 +106,21 @@ def block_card(
 
 
 def replace_card(
-    connection: psycopg.Connection, *, programme: str, number: str, new_number: str, at: datetime
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    number: str,
+    new_number: str = "",
+    drawn_number: str = "",
+    at: datetime,
 ) -> Card:
     """Block a lost or damaged card and hand over another for the same person; points follow.
 
+    A card is replaced once: asked again, the card that replaced it is given. `drawn_number`
+    is for when no `new_number` is asked for.
+
     :raises CardUnknown:
-    :raises CardNotUsable: it was replaced before
+    :raises CardNotUsable: another card than `new_number` has replaced it
     :raises CardNumberTaken:
     """
     with connection.transaction():
@@ -116,18 +129,24 @@ def replace_card(
         if account_id is None:
             raise CardNotUsable(card=number, why="not-yet-issued")
         accounts.lock_one(connection, programme, account_id)
+        # Read again under the lock: another desk may have replaced it meanwhile.
+        if (before := _find(connection, programme, number).replaced_by) is not None:
+            if new_number not in {"", before}:
+                raise CardNotUsable(card=number, replaced_by=before)
+            return _find(connection, programme, before)
+        successor = new_number or drawn_number
         if not accounts.add_card(
             connection,
-            number=new_number,
+            number=successor,
             programme=programme,
             kind=old.kind,
             role=old.role,
             account_id=account_id,
             at=at,
         ):
-            raise CardNumberTaken(card=new_number)
-        accounts.change_card(connection, number=number, blocked_at=at, replaced_by=new_number)
-        return _find(connection, programme, new_number)
+            raise CardNumberTaken(card=successor)
+        accounts.change_card(connection, number=number, blocked_at=at, replaced_by=successor)
+        return _find(connection, programme, successor)
 
 
 def pool_card(

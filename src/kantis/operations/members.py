@@ -28,11 +28,11 @@ from kantis.db.journal import Journal, happen
 
 
 class Application(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an applicant asks for, and the number of the card that is handed over."""
+    """What an applicant asks for, and the number of the card handed over if it has one already."""
 
     applicant: Applicant
     card_kind: str
-    card_number: str
+    card_number: str = ""
 
 
 class Enrolled(Struct, frozen=True):
@@ -50,10 +50,13 @@ def enrol(
     request_key: str,
     at: datetime,
     warrant: Warrant,
+    drawn_number: str = "",
 ) -> Enrolled:
     """Open an account for an applicant and hand over its first card.
 
-    What the application says of the person is judged and not kept.
+    What the application says of the person is judged and not kept. `drawn_number` is for an
+    application without a card number; it is no part of the request, so that a repeated one,
+    for which another number was drawn, is known again.
 
     :raises MayNotJoin:
     :raises CardKindUnknown:
@@ -75,6 +78,7 @@ def enrol(
             ),
         )
         role = membership.roles[0]
+        number = application.card_number or drawn_number
         admit_card(terms, kind=application.card_kind, role=role, at=at, key="")
         account = accounts.open_account(connection, programme=programme, kind=membership.account)
         journal = Journal(connection, now=at)
@@ -83,15 +87,15 @@ def enrol(
         journal.save()
         if not accounts.add_card(
             connection,
-            number=application.card_number,
+            number=number,
             programme=programme,
             kind=application.card_kind,
             role=role,
             account_id=account.account_id,
             at=at,
         ):
-            raise CardNumberTaken(card=application.card_number)
-        enrolled = Enrolled(account.account_id, application.card_number)
+            raise CardNumberTaken(card=number)
+        enrolled = Enrolled(account.account_id, number)
         requests.keep(connection, programme, request_key, application, answer=enrolled, at=at)
         return enrolled
 

@@ -32,8 +32,9 @@ def tick(
         journal = Journal(connection, now=now)
         at = day_start(through, terms.zone)
         for account in accounts.lock(connection, due).values():
-            if account.standing.through_on < through:
-                journal.follow_calendar(terms, account, at=at)
+            # Also one that is as far already: what was published since made it due, and only
+            # this makes it not due any more.
+            journal.follow_calendar(terms, account, at=at)
         journal.save()
         return len(due)
 

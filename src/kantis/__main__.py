@@ -1,0 +1,5 @@
+"""Run Kantis as `python -m kantis`."""
+
+from kantis.cli import main
+
+main()

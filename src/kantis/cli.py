@@ -1,0 +1,558 @@
+"""Kantis from a terminal. `docs/commands.md` has the reference."""
+
+import gc
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import psycopg
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from kantis import background, terminal
+from kantis import check as checking
+from kantis import demo as demonstration
+from kantis.check_database import DatabaseWorld
+from kantis.core.admission import Warrant
+from kantis.core.conditions import conditions
+from kantis.core.periods import Period
+from kantis.core.programme import Programme
+from kantis.core.refusals import Refusal, TermsNotInForce
+from kantis.core.replay import replay as fold_all
+from kantis.core.toml_text import TextFaulty
+from kantis.core.totals import Totals
+from kantis.db import programmes, reports
+from kantis.db.cluster import ClusterError
+from kantis.db.connect import UnsafeServer, check_server, connect, open_pool
+from kantis.db.programmes import Store
+from kantis.db.schema import migrate as migrate_schema
+from kantis.folder import Folder, FolderFaulty, FolderMissing, find_folder, read_versions
+from kantis.history.receipts import (
+    History,
+    HistoryMissing,
+    demo_folder,
+    histories,
+    read_reading,
+)
+from kantis.operations import audit as auditing
+from kantis.operations import explaining, publishing, upkeep
+from kantis.settings import Settings, read_settings
+
+app = typer.Typer(no_args_is_help=True, help="Loyalty programmes as code.", rich_markup_mode=None)
+terms_app = typer.Typer(no_args_is_help=True, help="Read, check and publish terms.")
+store_app = typer.Typer(no_args_is_help=True, help="The stores of a programme.")
+till_app = typer.Typer(no_args_is_help=True, help="The tills that may ask.")
+db_app = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL.")
+app.add_typer(terms_app, name="terms")
+app.add_typer(store_app, name="store")
+app.add_typer(till_app, name="till")
+app.add_typer(db_app, name="db")
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+SAID = (
+    Refusal,
+    TextFaulty,
+    FolderFaulty,
+    FolderMissing,
+    HistoryMissing,
+    ClusterError,
+    UnsafeServer,
+    demonstration.NotTaken,
+    background.ServerDown,
+)
+"""What is said in a sentence; anything else is a bug and shows where."""
+
+OPERATOR = Warrant("terminal")
+
+ProgrammeName = Annotated[str, typer.Argument(help="A programme's name or folder.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for another program.")]
+
+
+def main() -> None:
+    """Run the command line; what users can mend is said in one sentence, with exit code 1."""
+    try:
+        app()
+    except SAID as said:
+        errors.print(str(said), style="red", soft_wrap=True)
+        sys.exit(1)
+    except psycopg.OperationalError as error:
+        errors.print(f"The database cannot be reached: {error}", style="red", soft_wrap=True)
+        sys.exit(1)
+
+
+# --- terms ---------------------------------------------------------------------------------
+
+
+@terms_app.command("show")
+def terms_show(
+    programme: ProgrammeName,
+    language: Annotated[str, typer.Option(help="A language of the terms.")] = "en",
+    on: Annotated[datetime | None, typer.Option(help="A day; today if left out.")] = None,
+) -> None:
+    """Print the terms in force on a day as conditions that a member can read."""
+    day = (on or datetime.now()).date()  # noqa: DTZ005 - a day, in whatever zone this is read
+    version = find_folder(programme).programme().on(day)
+    console.print(conditions(version.terms, language), markup=False, soft_wrap=False)
+
+
+@terms_app.command("check")
+def terms_check(
+    paths: Annotated[list[Path], typer.Argument(help="Terms files, or folders of programmes.")],
+) -> None:
+    """Find every fault in terms files, with its line and what was probably meant."""
+    files = [file for path in paths for file in _terms_files(path)]
+    found = False
+    for folder in sorted({file.parent for file in files}):
+        try:
+            read_versions([file for file in files if file.parent == folder])
+        except FolderFaulty as faulty:
+            found = True
+            for path, faults in faulty.faults.items():
+                for fault in faults:
+                    console.print(f"{path}: {fault}", markup=False, soft_wrap=True)
+    if found:
+        raise typer.Exit(1)
+    console.print(f"{len(files)} terms file{'s' * (len(files) != 1)}: no fault")
+
+
+def _terms_files(path: Path) -> list[Path]:
+    return find_folder(path).terms_files if not path.is_file() else [path]
+
+
+@terms_app.command("publish")
+def terms_publish(
+    paths: Annotated[list[Path], typer.Argument(help="Terms files, or folders of programmes.")],
+) -> None:
+    """Publish terms for ever. A published version is never edited; a new one gets a later day."""
+    with _database() as connection:
+        for path in [file for given in paths for file in _terms_files(given)]:
+            source = path.read_text(encoding="utf-8")
+            try:
+                new = publishing.publish_terms(connection, source=source, at=_now(), by="terminal")
+            except TextFaulty as faulty:
+                raise FolderFaulty({path: faulty.faults}) from None
+            console.print(f"{path}: {'published' if new else 'was published before'}")
+
+
+@app.command("check")
+def check_cases(
+    programme: ProgrammeName,
+    pure: Annotated[bool, typer.Option("--pure", help="Without PostgreSQL.")] = False,
+) -> None:
+    """Run a programme's cases through PostgreSQL and through the replay; both must agree."""
+    folder = find_folder(programme)
+    cases = list(folder.cases())
+    wrong = 0
+    with _check_connection(pure=pure) as connection:
+        for path, case in cases:
+            worlds: dict[str, checking.World] = {"replay": checking.PureWorld(folder.programme())}
+            if connection is not None:
+                worlds["PostgreSQL"] = DatabaseWorld(connection, folder.programme())
+            found = {name: checking.run(case, world) for name, world in worlds.items()}
+            wrong += any(found.values())
+            mark = "[red]failed[/red]" if any(found.values()) else "[green]ok[/green]"
+            console.print(f"{mark}  {path.stem}: {case.title}")
+            for name, mismatches in found.items():
+                for mismatch in mismatches:
+                    console.print(f"        {name}: {mismatch}", markup=False)
+    ways = "through the replay" if pure else "through PostgreSQL and through the replay"
+    console.print(f"{len(cases)} cases {ways}, {wrong} failed")
+    if wrong:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _check_connection(*, pure: bool) -> Iterator[psycopg.Connection | None]:
+    if pure:
+        yield None
+        return
+    with _database() as connection:
+        yield connection
+
+
+# --- receipts in bulk ----------------------------------------------------------------------
+
+
+@app.command("replay")
+def replay(
+    programme: ProgrammeName,
+    receipts: Annotated[Path | None, typer.Option(help="A folder of receipts (Parquet).")] = None,
+    terms: Annotated[Path | None, typer.Option(help="Other terms to fold it under.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="The last day followed.")] = None,
+    compare: Annotated[bool, typer.Option(help="Beside the programme's own terms.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fold a year of receipts without a database; under other terms, see what they would cost."""
+    folder = find_folder(programme)
+    history = History(receipts or demo_folder())
+    own = folder.programme()
+    last_day = until.date() if until else own.day(history.last_at())
+    run = _in_force_all_along(terms, own) if terms else own
+    started = time.perf_counter()
+    totals = _fold(run, folder, history, last_day)
+    seconds = time.perf_counter() - started
+    if as_json:
+        _print_json(run.name, last_day, totals)
+        return
+    shown = run.on(last_day).terms
+    title = f"{run.name} until {last_day}{f', terms of {terms}' if terms else ''}"
+    parts = [terminal.summary(totals, shown, title=title), terminal.months(totals, shown)]
+    if terms and compare:
+        parts.append(terminal.comparison(_fold(own, folder, history, last_day), totals, shown))
+    terminal.show(console, *parts)
+    console.print(f"Folded in {seconds:.1f} s without a database.")
+
+
+def _fold(programme: Programme, folder: Folder, history: History, until: date) -> Totals:
+    # Millions of small objects live briefly and none in a cycle: looking for cycles is a fifth
+    # of the time.
+    gc.disable()
+    try:
+        reading = read_reading(folder.path)
+        return fold_all(programme, histories(history, programme, reading), until=until)
+    finally:
+        gc.enable()
+
+
+def _in_force_all_along(path: Path, own: Programme) -> Programme:
+    """Give other terms as if they had been in force from the first day."""
+    (other,) = read_versions([path])
+    first = own.versions[0].terms.valid_from
+    return Programme([msgspec.structs.replace(other, valid_from=first)])
+
+
+def _print_json(name: str, until: date, totals: Totals) -> None:
+    figures: dict[str, Any] = msgspec.to_builtins(totals)
+    figures.pop("tier_moves")
+    figures["earned_total"] = {
+        unit: sum(clauses.values()) for unit, clauses in totals.earned.items()
+    }
+    document = {"programme": name, "until": until, **figures, "tiers": totals.tiers}
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document, order="sorted")).decode())
+    sys.stdout.write("\n")
+
+
+# --- the books -----------------------------------------------------------------------------
+
+
+@app.command("report")
+def report(
+    programme: ProgrammeName,
+    on: Annotated[datetime | None, typer.Option(help="What can be spent on this day.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give the totals of what the database holds of a programme."""
+    with _database() as connection:
+        loaded = programmes.load(connection, Path(programme).name)
+        day = on.date() if on else _last_day(connection, loaded)
+        totals = reports.totals(connection, loaded.name, on=day)
+    if as_json:
+        _print_json(loaded.name, day, totals)
+        return
+    terms = loaded.on(day).terms
+    title = f"{loaded.name} on {day}"
+    terminal.show(
+        console, terminal.summary(totals, terms, title=title), terminal.months(totals, terms)
+    )
+
+
+def _last_day(connection: psycopg.Connection, programme: Programme) -> date:
+    """Give the day up to which most is known: that of the latest event, or today."""
+    last = reports.last_event_at(connection, programme.name)
+    return programme.day(last or _now())
+
+
+@app.command("explain")
+def explain(
+    receipt: Annotated[str, typer.Argument(help="A receipt's key, or its number.")],
+    language: Annotated[str, typer.Option(help="The language of the clauses.")] = "en",
+) -> None:
+    """Say line by line what a receipt earned, and by which clause."""
+    with _database() as connection:
+        found = explaining.explain_receipt(connection, receipt)
+    terminal.show(console, *terminal.explanation(found, language=language))
+
+
+@app.command("audit")
+def audit(
+    quick: Annotated[bool, typer.Option("--quick", help="Without folding histories.")] = False,
+) -> None:
+    """Prove the books: transfers balance, lots and balances follow, standing is the fold."""
+    wrong = 0
+    with _database() as connection:
+        for finding in auditing.audit_books(connection):
+            wrong += _print_finding(finding.check, finding.wrong)
+        for name in () if quick else programmes.names(connection):
+            accounts = list(auditing.accounts_of(connection, programme=name))
+            found: list[str] = []
+            with _progress(f"folding {name} again", len(accounts)) as advance:
+                for account_id in accounts:
+                    found += auditing.audit_account(
+                        connection, programme=name, account_id=account_id
+                    )
+                    advance(1)
+            check = f"every standing of {name} is the fold of its history ({len(accounts):,})"
+            wrong += _print_finding(check, tuple(found))
+    if wrong:
+        raise typer.Exit(1)
+    console.print("The books are right.")
+
+
+def _print_finding(check: str, wrong: tuple[str, ...]) -> int:
+    console.print(f"{'[red]no[/red] ' if wrong else '[green]yes[/green]'}  {check}")
+    for one in wrong[:10]:
+        console.print(f"        {one}", markup=False)
+    return len(wrong)
+
+
+@app.command("tick")
+def tick(
+    until: Annotated[datetime, typer.Option(help="The day whose start is reached, local.")],
+    programme: Annotated[str, typer.Option(help="One programme; all if left out.")] = "",
+) -> None:
+    """Follow the calendar to a day: reviews, conversions, expiry, holds that run out."""
+    with _database() as connection:
+        for name in [programme] if programme else programmes.names(connection):
+            visited = 0
+            while True:
+                done = upkeep.tick(connection, programme=name, through=until.date(), now=_now())
+                visited += done
+                if done < upkeep.ACCOUNTS_AT_ONCE:
+                    break
+            console.print(f"{name}: {visited:,} accounts had something due by {until.date()}")
+
+
+@app.command("suspend")
+def suspend(
+    programme: ProgrammeName,
+    start: Annotated[datetime, typer.Option("--from", help="The first day.")],
+    end: Annotated[datetime, typer.Option("--until", help="The first day after it.")],
+    reason: Annotated[str, typer.Option(help="Why; members are told.")],
+    actor: Annotated[str, typer.Option(help="Who asks.")] = "terminal",
+    approved_by: Annotated[str, typer.Option(help="Who else approved.")] = "",
+) -> None:
+    """Suspend redemption for some days; nothing expires meanwhile and their number is added."""
+    with _database() as connection:
+        upkeep.suspend(
+            connection,
+            programme=programme,
+            period=Period(start.date(), end.date()),
+            now=_now(),
+            warrant=Warrant(actor, reason, approved_by),
+        )
+    console.print(f"{programme}: no redemption from {start.date()} until {end.date()}")
+
+
+# --- stores and tills ----------------------------------------------------------------------
+
+
+@store_app.command("add")
+def store_add(
+    store: Annotated[str, typer.Argument(help="The store's name on its receipts.")],
+    programme: Annotated[str, typer.Option(help="The programme.")] = "",
+    chain: Annotated[str, typer.Option(help="Its chain, which terms select by.")] = "",
+    entity: Annotated[str, typer.Option(help="The legal entity that runs it.")] = "",
+) -> None:
+    """Make a store known."""
+    with _database() as connection:
+        name = programme or _only_programme(connection)
+        publishing.add_store(connection, programme=name, store=Store(store, chain, entity))
+    console.print(f"{name}: {store} is known")
+
+
+@till_app.command("add")
+def till_add(
+    store: Annotated[str, typer.Argument(help="The till's store.")],
+    programme: Annotated[str, typer.Option(help="The programme.")] = "",
+    label: Annotated[str, typer.Option(help="What to call the till.")] = "till",
+) -> None:
+    """Let a till in: prints its token, once."""
+    with _database() as connection:
+        name = programme or _only_programme(connection)
+        console.print(_new_token(connection, name, store, label), soft_wrap=True)
+
+
+def _new_token(connection: psycopg.Connection, programme: str, store: str, label: str) -> str:
+    token = secrets.token_urlsafe(32)
+    publishing.add_till(
+        connection, programme=programme, store=store, label=label, token=token, at=_now()
+    )
+    return token
+
+
+def _only_programme(connection: psycopg.Connection) -> str:
+    names = programmes.names(connection)
+    if len(names) != 1:
+        raise TermsNotInForce(programme="--programme is needed", published=names)
+    return names[0]
+
+
+# --- running -------------------------------------------------------------------------------
+
+
+@app.command("migrate")
+def migrate() -> None:
+    """Bring the database's schema up to date."""
+    with _database():
+        console.print("The schema is up to date.")
+
+
+@app.command("serve")
+def serve(
+    only: Annotated[
+        list[str] | None, typer.Option(help="api, site or worker; all if left out.")
+    ] = None,
+) -> None:
+    """Run the till API, people's pages and the worker, until stopped."""
+    from kantis import serve as serving  # noqa: PLC0415 - web frameworks take a second
+
+    settings = read_settings()
+    parts = frozenset(only or serving.PARTS)
+    if unknown := parts - serving.PARTS:
+        known = ", ".join(sorted(serving.PARTS))
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: known are {known}")
+    with _database():
+        pass
+    serving.serve(settings, parts)
+
+
+@app.command("demo")
+def demo(
+    programme: ProgrammeName = "kplussa",
+    receipts: Annotated[Path | None, typer.Option(help="A folder of receipts (Parquet).")] = None,
+    every: Annotated[int, typer.Option(help="Only every so many-th household.")] = 1,
+    then_serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Start it.")] = True,
+) -> None:
+    """Run a year of real receipts through the real engine, and leave it running to try."""
+    settings = read_settings()
+    folder = find_folder(programme)
+    history = History(receipts or demo_folder(), every=every)
+    reading = read_reading(folder.path)
+    url = _migrated(settings)
+    started = time.perf_counter()
+    with open_pool(url) as pool:
+        with pool.connection() as connection:
+            check_server(connection)
+            households = len(history.households())
+            with _progress("enrolling households", households) as advance:
+                demonstration.prepare(
+                    connection, folder, history, reading, now=_now(), progress=advance
+                )
+        with _progress("booking the year", history.count()) as advance:
+            loaded = demonstration.load_year(
+                pool, folder, history, reading, now=_now(), progress=advance
+            )
+        seconds = time.perf_counter() - started
+        with pool.connection() as connection:
+            _show_demo(connection, folder.name, history, loaded, seconds)
+            if then_serve:
+                _offer(connection, settings, folder.name)
+
+
+def _show_demo(
+    connection: psycopg.Connection,
+    name: str,
+    history: History,
+    loaded: demonstration.Loaded,
+    seconds: float,
+) -> None:
+    programme = programmes.load(connection, name)
+    day = programme.day(history.last_at())
+    terms = programme.on(day).terms
+    totals = reports.totals(connection, name, on=day)
+    title = f"{terms.label.get('en', name)}, a year of real receipts, on {day}"
+    terminal.show(
+        console, terminal.summary(totals, terms, title=title), terminal.months(totals, terms)
+    )
+    if busiest := reports.busiest(connection, name):
+        account_id, receipts, spent = busiest
+        console.print(
+            f"The busiest account is {account_id}: {receipts:,} receipts,"
+            f" {terminal.money(spent, terms.currency)}."
+        )
+        (key,) = reports.receipt_numbers(connection, account_id, limit=1)
+        console.print(f"Why its last receipt earned what it did:\n  kantis explain {key}")
+    before = f", {loaded.before:,} were there before" if loaded.before else ""
+    console.print(f"{loaded.new:,} receipts booked{before}, in {seconds:.1f} s.")
+
+
+def _offer(connection: psycopg.Connection, settings: Settings, programme: str) -> None:
+    """Leave the server running and say how to try it."""
+    address = f"http://{settings.host}:{settings.port}"
+    background.start(settings)
+    account_id, _, _ = reports.busiest(connection, programme) or (0, 0, 0)
+    key = reports.receipt_numbers(connection, account_id, limit=1)[0]
+    sale = explaining.explain_receipt(connection, key).sale
+    token = _new_token(connection, programme, sale.receipt.store, "demo")
+    console.print(f"\nThe server runs at {address} (its API: {address}/docs). Try:\n")
+    for line in terminal.curl_lines(address, token, sale.receipt, now=_now()):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print("\nStop it with `kantis stop`.", markup=False)
+
+
+@app.command("stop")
+def stop() -> None:
+    """Stop the server that `kantis demo` left running, and the embedded PostgreSQL."""
+    settings = read_settings()
+    background.stop(settings)
+    if settings.is_embedded and settings.cluster.running():
+        settings.cluster.stop()
+    console.print("Stopped.")
+
+
+@db_app.command("start")
+def db_start() -> None:
+    """Start the embedded PostgreSQL; most commands do it by themselves."""
+    with _database():
+        console.print(read_settings().database(), soft_wrap=True)
+
+
+@db_app.command("stop")
+def db_stop() -> None:
+    """Stop the embedded PostgreSQL."""
+    read_settings().cluster.stop()
+    console.print("Stopped.")
+
+
+@db_app.command("url")
+def db_url() -> None:
+    """Print the database's URL, for `psql` and others."""
+    console.print(read_settings().database(), soft_wrap=True)
+
+
+# --- shared --------------------------------------------------------------------------------
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _migrated(settings: Settings) -> str:
+    url = settings.database()
+    migrate_schema(settings.owner())
+    return url
+
+
+@contextmanager
+def _database() -> Iterator[psycopg.Connection]:
+    """Connect to the database that the environment names, started and up to date."""
+    with connect(_migrated(read_settings())) as connection:
+        check_server(connection)
+        yield connection
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=errors) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda steps: progress.advance(task, steps)
