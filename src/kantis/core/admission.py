@@ -22,7 +22,7 @@ from kantis.core.events import (
     Sale,
     StatusChanged,
 )
-from kantis.core.periods import Period, add_months
+from kantis.core.periods import Period, add_months, read_month
 from kantis.core.programme import Programme
 from kantis.core.receipt import Receipt, Return
 from kantis.core.refusals import (
@@ -31,6 +31,7 @@ from kantis.core.refusals import (
     AmountsDoNotAddUp,
     ApprovalMissing,
     CardKindUnknown,
+    CardNotUsable,
     ClaimNotAllowed,
     CurrencyUnknown,
     HoldTooSmall,
@@ -190,6 +191,9 @@ def admit_opening(
     tiers = {tier.name for tier in terms.tier}
     if opening.tier and opening.tier not in tiers:
         raise UnitUnknown(tier=opening.tier, known=sorted(tiers))
+    for month in opening.sums:
+        if read_month(month) is None:
+            raise UnitUnknown(month=month)
     check_approval(terms, "open_balances", warrant)
     return opening
 
@@ -315,12 +319,26 @@ def admit_payments(programme: Programme, standing: Standing, sale: Sale) -> Sale
     return sale
 
 
+def check_unpaid(programme: Programme, receipt: Receipt, why: str) -> None:
+    """Refuse a payment with a unit when there is no account that it could come from.
+
+    :raises CardNotUsable:
+    """
+    units = {unit.name for unit in terms_at(programme, receipt.at).unit}
+    if any(tender.kind in units for tender in receipt.tenders):
+        raise CardNotUsable(card=receipt.card, why=why)
+
+
 def check_return(past: PastSale, document: Return) -> None:
     """Check that no line comes back beyond what was bought and is still out.
+
+    Nor may all of them together exceed what was paid: a line can have been taken back on
+    the receipt itself.
 
     :raises ReturnedMoreThanBought:
     """
     lines = past.sale.receipt.lines
+    still_out = past.sale.receipt.total_minor - sum(past.returned.values())
     left: dict[int, int] = {}
     for back in document.lines:
         bought = lines[back.line - 1].amount_minor if back.line <= len(lines) else 0
@@ -329,6 +347,13 @@ def check_return(past: PastSale, document: Return) -> None:
         if left[back.line] < 0:
             raise ReturnedMoreThanBought(
                 line=back.line, asked_minor=back.amount_minor, left_minor=max(before, 0)
+            )
+        still_out -= back.amount_minor
+        if still_out < 0:
+            raise ReturnedMoreThanBought(
+                line=back.line,
+                asked_minor=back.amount_minor,
+                left_minor=max(still_out + back.amount_minor, 0),
             )
 
 

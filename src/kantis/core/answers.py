@@ -74,9 +74,7 @@ def answer_of(key: str, decision: Decision, standing: Standing) -> Answer:
 
 def balances_of(standing: Standing) -> dict[str, Balance]:
     """Give an account's balance in each unit that it has or owes, as of `through_on`."""
-    return {
-        unit: _balance(standing, unit) for unit in sorted({*standing.lots, *standing.debts})
-    }
+    return {unit: _balance(standing, unit) for unit in sorted({*standing.lots, *standing.debts})}
 
 
 def _balance(standing: Standing, unit: str) -> Balance:

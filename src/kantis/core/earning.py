@@ -56,7 +56,7 @@ class Earner:
         amounts = self.earning_amounts(receipt)
         rule = self.rules[earned.rule]
         weights = [
-            (_pieces_on(line) if isinstance(rule, PerPiece) else amount)
+            (line.quantity_milli if isinstance(rule, PerPiece) else amount)
             if earned.rule in self.rules_for(line)
             else 0
             for line, amount in zip(receipt.lines, amounts, strict=True)
@@ -98,10 +98,11 @@ class Earner:
         )
 
     def _share(self, receipt: Receipt, kind: str) -> Ratio:
-        """Give the share of a tender in what was paid otherwise than with bonus."""
+        """Give the share of a tender, 1 at most, in what was paid otherwise than with bonus."""
         others = sum(t.amount_minor for t in receipt.tenders) - self._paid_in_units(receipt)
         paid = sum(t.amount_minor for t in receipt.tenders if t.kind == kind)
-        return Ratio(paid, others) if others > 0 else Ratio(0, 1)
+        # Cash given back can make one tender exceed the whole.
+        return Ratio(min(paid, others), others) if others > 0 else Ratio(0, 1)
 
     def _bases(self, lines: Sequence[Line], amounts: Sequence[int]) -> list[int]:
         """Add up, for each block, the lines that may earn under it.
@@ -125,7 +126,8 @@ class Earner:
             for index in matched:
                 bases[index] += amount
         for index in self._per_piece.intersection(chained.from_iterable(sums)):
-            bases[index] = sum(_pieces_on(line) for line in lines if index in self.rules_for(line))
+            thousandths = (line.quantity_milli for line in lines if index in self.rules_for(line))
+            bases[index] = sum(thousandths) // 1000
         return bases
 
     def _match(
@@ -167,11 +169,6 @@ def _applies(rule: Earn, *, standing: Standing, chain: str, on: date) -> bool:
         and not (rule.not_status and any(s in rule.not_status for s in standing.statuses))
         and selects_store(rule.stores, chain)
     )
-
-
-def _pieces_on(line: Line) -> int:
-    """Give a line's whole pieces."""
-    return line.quantity_milli // 1000
 
 
 def _giver(rule: EarnRule) -> Callable[[int, Ratio], int]:

@@ -51,6 +51,18 @@ def month_label(month: int) -> str:
     return f"{month // 12:04d}-{month % 12 + 1:02d}"
 
 
+def read_month(label: str) -> int | None:
+    """Read a month from text, None if it is not one.
+
+    >>> month_label(read_month("2017-06") or 0), read_month("2017-6")
+    ('2017-06', None)
+    """
+    try:
+        return month_of(date.fromisoformat(f"{label}-01"))
+    except ValueError:
+        return None
+
+
 def next_month_start(day: date) -> date:
     """Give the first day of the month after `day`'s."""
     return month_start(month_of(day) + 1)

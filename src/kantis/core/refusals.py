@@ -96,10 +96,10 @@ class AlreadyJoined(Refusal):
 
 
 class UnitUnknown(Refusal):
-    """The terms know no such unit or tier, or the amount is not positive."""
+    """The terms know no such unit or tier, a month is none, or the amount is not positive."""
 
     code = "unit-unknown"
-    way_out = "Use the units and tiers that the terms in force name, and amounts above 0."
+    way_out = "Use the units and tiers of the terms in force, months as 2017-06, amounts above 0."
 
 
 class CardUnknown(Refusal):

@@ -19,7 +19,7 @@ from kantis.core.events import (
     StatusChanged,
     order_of,
 )
-from kantis.core.periods import NEVER, month_of
+from kantis.core.periods import NEVER, month_of, read_month
 from kantis.core.programme import Programme
 from kantis.core.receipt import Receipt
 from kantis.core.standing import Decision, FeeDue, LotKey, Part, Reason, Standing, Transfer
@@ -113,7 +113,7 @@ class _Step:
     def joined(self) -> None:
         self.standing.joined_at, self.standing.left_at = self.at, None
         self.standing.through_on = self.day
-        self.standing.roles = (self.terms.membership.roles[0],)
+        self.standing.roles, self.standing.statuses = (self.terms.membership.roles[0],), ()
         start = tiers.starting_tier(self.terms)
         tiers.change_tier(self.standing, self.decision, start, "", on=self.day)
 
@@ -125,7 +125,8 @@ class _Step:
             entity = self.terms.entity
             self.books.add("opened", "", lot.unit, lot.amount, key, entity=entity, on=self.day)
         for label, amount in event.sums.items():
-            month = month_of(date.fromisoformat(f"{label}-01"))
+            month = read_month(label)
+            assert month is not None, "admission has read the months"
             self.standing.sums[month] = self.standing.sums.get(month, 0) + amount
         self.standing.fees_charged += event.fees_charged
         if event.tier:

@@ -99,6 +99,7 @@ def _contradictions(document: dict[str, Any]) -> Findings:
         _doubled_names,
         _unknown_names,
         _impossible_ladders,
+        _unpayable_units,
     ):
         yield from finding(document)
 
@@ -187,3 +188,10 @@ def _impossible_ladders(document: dict[str, Any]) -> Findings:
             yield path, f"{tier.get('name')!r} must need more than the tier before it"
         else:
             last = limits[0]
+
+
+def _unpayable_units(document: dict[str, Any]) -> Findings:
+    points = [b.get("name") for _, b in _blocks(document, "unit") if b.get("kind") == "points"]
+    for path, block in _blocks(document, "redemption"):
+        if block.get("unit") in points:
+            yield (*path, "unit"), '`unit` pays for goods and must be of kind "money"'

@@ -14,8 +14,8 @@ class Totals(Struct):
     """Counts over a programme. Amounts are in each unit, money in minor units; months `2017-06`.
 
     `earned` is by unit and clause, `moved` by kind of transfer and unit (what members gain is
-    positive), `converted` by the month whose end it was. `reviewed` says how many accounts the review of
-    a month found, `tiers` how many have each tier on the day after the month's end.
+    positive), `converted` by the month whose end it was. `reviewed` says how many accounts the
+    review of a month found, `tiers` how many have each tier on the day after the month's end.
     `pending` can be spent later only.
     """
 
