@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 import psycopg
 import typer
+from psycopg_pool import ConnectionPool
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -71,7 +72,8 @@ SAID = (
 )
 """What is said in a sentence; anything else is a bug and shows where."""
 
-OPERATOR = Warrant("terminal")
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C ended."""
 
 ProgrammeName = Annotated[str, typer.Argument(help="A programme's name or folder.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for another program.")]
@@ -101,7 +103,7 @@ def terms_show(
     """Print the terms in force on a day as conditions that a member can read."""
     day = (on or datetime.now()).date()  # noqa: DTZ005 - a day, in whatever zone this is read
     version = find_folder(programme).programme().on(day)
-    console.print(conditions(version.terms, language), markup=False, soft_wrap=False)
+    console.print(conditions(version.terms, language), markup=False, soft_wrap=True)
 
 
 @terms_app.command("check")
@@ -150,14 +152,15 @@ def check_cases(
 ) -> None:
     """Run a programme's cases through PostgreSQL and through the replay; both must agree."""
     folder = find_folder(programme)
-    cases = list(folder.cases())
+    own = folder.programme()
     wrong = 0
     with _check_connection(pure=pure) as connection:
+        database = DatabaseWorld(connection, folder.sources) if connection else None
+        cases = list(folder.cases())
         for path, case in cases:
-            worlds: dict[str, checking.World] = {"replay": checking.PureWorld(folder.programme())}
-            if connection is not None:
-                worlds["PostgreSQL"] = DatabaseWorld(connection, folder.programme())
-            found = {name: checking.run(case, world) for name, world in worlds.items()}
+            found = {"replay": checking.run(case, checking.PureWorld(own))}
+            if database is not None:
+                found["PostgreSQL"] = checking.run(case, database)
             wrong += any(found.values())
             mark = "[red]failed[/red]" if any(found.values()) else "[green]ok[/green]"
             console.print(f"{mark}  {path.stem}: {case.title}")
@@ -189,11 +192,12 @@ def replay(
     terms: Annotated[Path | None, typer.Option(help="Other terms to fold it under.")] = None,
     until: Annotated[datetime | None, typer.Option(help="The last day followed.")] = None,
     compare: Annotated[bool, typer.Option(help="Beside the programme's own terms.")] = False,
+    every: Annotated[int, typer.Option(help="Only every so many-th household.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
     """Fold a year of receipts without a database; under other terms, see what they would cost."""
     folder = find_folder(programme)
-    history = History(receipts or demo_folder())
+    history = History(receipts or demo_folder(), every=every)
     own = folder.programme()
     last_day = until.date() if until else own.day(history.last_at())
     run = _in_force_all_along(terms, own) if terms else own
@@ -436,26 +440,31 @@ def demo(
     settings = read_settings()
     folder = find_folder(programme)
     history = History(receipts or demo_folder(), every=every)
-    reading = read_reading(folder.path)
     url = _migrated(settings)
     started = time.perf_counter()
     with open_pool(url) as pool:
-        with pool.connection() as connection:
-            check_server(connection)
-            households = len(history.households())
-            with _progress("enrolling households", households) as advance:
-                demonstration.prepare(
-                    connection, folder, history, reading, now=_now(), progress=advance
-                )
-        with _progress("booking the year", history.count()) as advance:
-            loaded = demonstration.load_year(
-                pool, folder, history, reading, now=_now(), progress=advance
-            )
+        try:
+            loaded = _load(pool, folder, history)
+        except KeyboardInterrupt:
+            errors.print("\nStopped. What is booked is booked; run it again to go on.")
+            raise typer.Exit(INTERRUPTED) from None
         seconds = time.perf_counter() - started
         with pool.connection() as connection:
             _show_demo(connection, folder.name, history, loaded, seconds)
             if then_serve:
                 _offer(connection, settings, folder.name)
+
+
+def _load(pool: ConnectionPool, folder: Folder, history: History) -> demonstration.Loaded:
+    reading = read_reading(folder.path)
+    with pool.connection() as connection:
+        check_server(connection)
+        with _progress("enrolling households", len(history.households())) as advance:
+            demonstration.prepare(
+                connection, folder, history, reading, now=_now(), progress=advance
+            )
+    with _progress("booking the year", history.count()) as advance:
+        return demonstration.load_year(pool, folder, history, reading, now=_now(), progress=advance)
 
 
 def _show_demo(

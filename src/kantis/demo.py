@@ -33,6 +33,9 @@ AHEAD = 2 * LANES
 
 LOADER = Warrant("demo", "a year of public receipts")
 
+APPLICANT = Applicant(born_on=date(1980, 1, 1), organization_number="930258008")
+"""Whom every programme lets join; the receipts say nothing of their buyers."""
+
 Progress = Callable[[int], None]
 """Told how many more are done."""
 
@@ -74,7 +77,7 @@ def prepare(
             connection,
             programme=folder.name,
             application=members.Application(
-                applicant=Applicant(organization_number="930258008"),
+                applicant=APPLICANT,
                 card_kind=terms.card[0].name,
                 card_number=number,
             ),

@@ -45,6 +45,11 @@ class Folder(Struct, frozen=True):
         return sorted(self.path.glob("[0-9]*.toml"))
 
     @property
+    def sources(self) -> list[str]:
+        """Give the versions' texts, oldest first."""
+        return [path.read_text(encoding="utf-8") for path in self.terms_files]
+
+    @property
     def case_files(self) -> list[Path]:
         """Give the cases' files."""
         return sorted(self.path.glob("cases/*.toml"))

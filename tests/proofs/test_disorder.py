@@ -1,0 +1,144 @@
+"""The same receipts, the same books: in order, or shuffled, doubled, late and with returns.
+
+Real receipts of a sample of households; the seed is printed and can be given back as
+`KANTIS_SEED`.
+"""
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import psycopg
+import pytest
+
+from kantis import demo
+from kantis.core.receipt import Receipt, Return, ReturnLine, SaleKey
+from kantis.core.refusals import Refusal
+from kantis.core.standing import Standing
+from kantis.db import accounts, reports
+from kantis.db.cluster import APP
+from kantis.db.connect import connect
+from kantis.folder import Folder, find_folder
+from kantis.history.receipts import History, Reading, demo_folder, read_reading
+from kantis.operations import audit, sales, upkeep
+
+ROOT = Path(__file__).parents[2]
+EVERY = 40
+"""Each 40th household: 62 of them, some 4,000 receipts. All of them is for the long run."""
+
+NOW = datetime(2026, 1, 15, tzinfo=UTC)
+UNTIL = date(2018, 3, 1)
+DOUBLED, LATE, RETURNED = 0.10, 0.05, 0.10
+
+Document = Receipt | Return
+
+
+@pytest.fixture(scope="module")
+def seed() -> int:
+    seed = int(os.environ.get("KANTIS_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"KANTIS_SEED={seed}")  # noqa: T201 - whoever repeats a failure needs it
+    return seed
+
+
+def some_returns(receipts: Sequence[Receipt], chance: random.Random) -> list[Return]:
+    """Bring back a tenth of the lines, whole or in part, up to a month after the sale."""
+    found = []
+    for receipt in receipts:
+        lines = tuple(
+            ReturnLine(number, chance.randint(1, line.amount_minor))
+            for number, line in enumerate(receipt.lines, start=1)
+            if line.amount_minor > 0 and chance.random() < RETURNED
+        )
+        if lines:
+            at = receipt.at + timedelta(minutes=chance.randint(1, 60 * 24 * 30))
+            found.append(
+                Return(
+                    store=receipt.store,
+                    till="2",
+                    business_day=at.date(),
+                    number=f"back-{receipt.number}",
+                    at=at,
+                    sale=SaleKey(receipt.store, receipt.till, receipt.business_day, receipt.number),
+                    lines=lines,
+                )
+            )
+    return found
+
+
+def in_disorder(documents: Sequence[Document], chance: random.Random) -> list[Document]:
+    """Shuffle within days, double some, and let some come a month late."""
+    arrivals = [(one.at + timedelta(hours=chance.randint(0, 48)), one) for one in documents]
+    arrivals += [
+        (at + timedelta(hours=chance.randint(0, 72)), one)
+        for at, one in arrivals
+        if chance.random() < DOUBLED
+    ]
+    late = [(at + timedelta(days=30) * (chance.random() < LATE), one) for at, one in arrivals]
+    return [one for _, one in sorted(late, key=lambda arrival: arrival[0])]
+
+
+def book(connection: psycopg.Connection, name: str, documents: Sequence[Document]) -> None:
+    for start in range(0, len(documents), 64):
+        some = documents[start : start + 64]
+        receipts = [one for one in some if isinstance(one, Receipt)]
+        returns = [one for one in some if isinstance(one, Return)]
+        results = sales.record_receipts(
+            connection, programme=name, receipts=receipts, now=NOW, warrant=demo.LOADER
+        ) + sales.record_returns(
+            connection, programme=name, returns=returns, now=NOW, warrant=demo.LOADER
+        )
+        refused = [str(result) for result in results if isinstance(result, Refusal)]
+        assert not refused
+    while upkeep.tick(connection, programme=name, through=UNTIL, now=NOW):
+        pass
+
+
+def books(connection: psycopg.Connection, name: str) -> tuple[dict[str, object], list[Standing]]:
+    """Give the totals, and each account's standing by its card."""
+    for finding in audit.audit_books(connection):
+        assert finding.wrong == (), finding.check
+    standings = []
+    for account_id in audit.accounts_of(connection, programme=name):
+        assert audit.audit_account(connection, programme=name, account_id=account_id) == ()
+        standings.append(accounts.one(connection, name, account_id).standing)
+    totals = msgspec.to_builtins(reports.totals(connection, name, on=UNTIL))
+    assert isinstance(totals, dict)
+    return totals, standings
+
+
+def prepared(url: str, folder: Folder, history: History, reading: Reading) -> None:
+    with connect(url) as connection:
+        demo.prepare(connection, folder, history, reading, now=NOW, progress=lambda _: None)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("programme", ["kplussa", "coop", "alltid"])
+@pytest.mark.parametrize("returning", [False, True], ids=["sales", "sales-and-returns"])
+def test_disorder_ends_in_the_same_books(
+    programme: str,
+    returning: bool,
+    seed: int,
+    make_database: Callable[[str], Callable[[str], str]],
+) -> None:
+    chance = random.Random(f"{seed}/{programme}/{returning}")
+    folder = find_folder(ROOT / "programmes" / programme)
+    history, reading = History(demo_folder(), every=EVERY), read_reading(folder.path)
+    currency = folder.programme().on(reading.joined_on).terms.currency
+    receipts = list(history.by_time(reading, currency=currency))
+    documents: list[Document] = [*receipts]
+    if returning:
+        documents += some_returns(receipts, chance)
+    ordered = sorted(documents, key=lambda one: (one.at, isinstance(one, Return), one.number))
+
+    found = []
+    for name, arriving in (("ordered", ordered), ("disorder", in_disorder(documents, chance))):
+        url = make_database(name)(APP)
+        prepared(url, folder, history, reading)
+        with connect(url) as connection:
+            book(connection, programme, arriving)
+            found.append(books(connection, programme))
+
+    assert found[0] == found[1]
