@@ -1,6 +1,7 @@
 """Kantis from a terminal. `docs/commands.md` has the reference."""
 
 import gc
+import os
 import secrets
 import sys
 import time
@@ -163,7 +164,7 @@ def check_cases(
                 found["PostgreSQL"] = checking.run(case, database)
             wrong += any(found.values())
             mark = "[red]failed[/red]" if any(found.values()) else "[green]ok[/green]"
-            console.print(f"{mark}  {path.stem}: {case.title}")
+            console.print(f"{mark}  {path.stem}: {case.title}", soft_wrap=True)
             for name, mismatches in found.items():
                 for mismatch in mismatches:
                     console.print(f"        {name}: {mismatch}", markup=False)
@@ -489,7 +490,7 @@ def _show_demo(
             f" {terminal.money(spent, terms.currency)}."
         )
         (key,) = reports.receipt_numbers(connection, account_id, limit=1)
-        console.print(f"Why its last receipt earned what it did:\n  kantis explain {key}")
+        console.print(f"Why its last receipt earned what it did:\n  {_kantis()} explain {key}")
     before = f", {loaded.before:,} were there before" if loaded.before else ""
     console.print(f"{loaded.new:,} receipts booked{before}, in {seconds:.1f} s.")
 
@@ -505,7 +506,7 @@ def _offer(connection: psycopg.Connection, settings: Settings, programme: str) -
     console.print(f"\nThe server runs at {address} (its API: {address}/docs). Try:\n")
     for line in terminal.curl_lines(address, token, sale.receipt, now=_now()):
         console.print(line, markup=False, soft_wrap=True)
-    console.print("\nStop it with `kantis stop`.", markup=False)
+    console.print(f"\nStop it with `{_kantis()} stop`.", markup=False)
 
 
 @app.command("stop")
@@ -539,6 +540,12 @@ def db_url() -> None:
 
 
 # --- shared --------------------------------------------------------------------------------
+
+
+def _kantis() -> str:
+    """Give how to call this program from here."""
+    program = Path(sys.argv[0])
+    return os.path.relpath(program) if program.name == "kantis" else "kantis"
 
 
 def _now() -> datetime:

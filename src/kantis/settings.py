@@ -49,9 +49,10 @@ class Settings(Struct, frozen=True):
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings; `docs/settings.md` lists them."""
-    default = Path(environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    here = Path.cwd() / ".kantis"  # where the Makefile's demo keeps its data
+    default = Path(environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "kantis"
     return Settings(
-        data_dir=Path(environment.get("KANTIS_DATA_DIR") or default / "kantis"),
+        data_dir=Path(environment.get("KANTIS_DATA_DIR") or (here if here.is_dir() else default)),
         database_url=environment.get("KANTIS_DATABASE_URL", ""),
         owner_url=environment.get("KANTIS_OWNER_URL", ""),
         host=environment.get("KANTIS_HOST") or "127.0.0.1",

@@ -17,6 +17,16 @@ from kantis.operations.explaining import Explanation
 MINOR = 100
 """Minor units in a major one."""
 
+NOTHING = {
+    "nothing-earns": "no clause gives anything for these lines, or less than one whole unit",
+    "no-clause-applies": "no clause holds for this member, store and day",
+    "training": "the till was in training mode",
+    "not-a-member": "nobody had joined yet",
+    "membership-ended": "the membership had ended",
+    "earning-not-begun": "earning begins on the day after joining",
+}
+"""Reason codes in words."""
+
 
 def money(minor: int, currency: str) -> str:
     """Give money with its decimals and currency."""
@@ -166,7 +176,8 @@ def explanation(found: Explanation, *, language: str) -> Iterable[Table | Text]:
         text = text_of(terms, one.clause, language)
         yield Text(f"{amount} {one.unit} by {one.clause} on {base}: {text}")
     for why in found.decision.reasons:
-        yield Text(f"Nothing earned: {why.code} {why.clause}".rstrip())
+        said = NOTHING.get(why.code, why.code)
+        yield Text(f"Nothing earned: {said}{f' ({why.clause})' if why.clause else ''}.")
     for clause in sorted({reason.excluded_by for reason in found.lines} - {""}):
         yield Text(f"Nothing by {clause}: {text_of(terms, clause, language)}")
 

@@ -71,7 +71,7 @@ def test_the_demo_the_report_and_the_replay_agree_and_the_books_are_right(kantis
     assert audit.returncode == 0, audit.stdout
     assert "The books are right." in audit.stdout
 
-    key = demo.stdout.split("kantis explain ")[1].split()[0]
+    key = demo.stdout.split("explain ")[1].split()[0]
     explained = kantis("explain", key)
     assert "K-1.1" in explained.stdout
 

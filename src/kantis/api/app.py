@@ -1,0 +1,55 @@
+"""The API as an ASGI application."""
+
+from litestar import Litestar, Router
+from litestar.datastructures import State
+from litestar.di import Provide
+from psycopg_pool import ConnectionPool
+
+from kantis.api import desks, docs, tills
+from kantis.api.access import let_in, till_of
+from kantis.api.problems import answer_problem
+from kantis.api.wire import BODY_BYTES_MAX, Strict
+
+HANDLERS = (
+    tills.quote_receipt,
+    tills.book_receipt,
+    tills.book_batch,
+    tills.book_return,
+    tills.hold,
+    tills.capture_hold,
+    tills.release_hold,
+    tills.show_card,
+    desks.enrol_member,
+    desks.issue_card,
+    desks.activate_card,
+    desks.block_card,
+    desks.replace_card,
+    desks.pool_card,
+    desks.change_status,
+    desks.end_membership,
+    desks.open_balances,
+)
+
+
+def build_app(pool: ConnectionPool) -> Litestar:
+    """Build the API on a pool, which stays the caller's to close. It needs no lifespan."""
+    app = Litestar(
+        route_handlers=[
+            Router(
+                "/v1",
+                route_handlers=HANDLERS,
+                guards=[let_in],
+                dependencies={"till": Provide(till_of, sync_to_thread=False)},
+                dto=Strict,
+                return_dto=None,
+            ),
+            docs.assets(),
+        ],
+        openapi_config=docs.openapi(),
+        exception_handlers={Exception: answer_problem},
+        request_max_body_size=BODY_BYTES_MAX,
+        state=State({"pool": pool}),
+        logging_config=None,
+    )
+    docs.finish(app.openapi_schema)
+    return app

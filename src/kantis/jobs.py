@@ -1,0 +1,52 @@
+"""What the clock asks for: jobs in PostgreSQL, run by any number of workers."""
+
+from datetime import UTC, datetime
+
+from procrastinate import App, PsycopgConnector
+from psycopg_pool import ConnectionPool
+
+from kantis.db import programmes
+from kantis.operations.upkeep import tick
+
+EVERY_MINUTE = "* * * * *"
+
+LIMIT = 500
+"""Accounts in one transaction."""
+
+
+def follow_calendars(pool: ConnectionPool, *, now: datetime) -> int:
+    """Follow the calendar of every programme up to its own today; give the accounts visited.
+
+    Safe to run by several at once: what one has done is not due any more for another.
+    """
+    with pool.connection() as connection:
+        days = {
+            name: programmes.load(connection, name).day(now)
+            for name in programmes.names(connection)
+        }
+    visited = 0
+    for name, today in days.items():
+        done = LIMIT
+        while done == LIMIT:
+            with pool.connection() as connection:
+                done = tick(connection, programme=name, through=today, now=now, limit=LIMIT)
+            visited += done
+    return visited
+
+
+def build_jobs(url: str, pool: ConnectionPool) -> App:
+    """Build the queue on the database at `url`; tasks use `pool`, which stays the caller's."""
+    jobs = App(
+        connector=PsycopgConnector(
+            conninfo=url, min_size=1, max_size=4, timeout=5, reconnect_timeout=5
+        )
+    )
+
+    # One at a time, and at most one waiting: a worker that was away has nothing to catch up with.
+    @jobs.periodic(cron=EVERY_MINUTE)
+    @jobs.task(name="follow-calendars", lock="calendars", queueing_lock="calendars")
+    def follow(timestamp: int) -> int:
+        del timestamp
+        return follow_calendars(pool, now=datetime.now(UTC))
+
+    return jobs
