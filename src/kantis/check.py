@@ -5,19 +5,19 @@ real engine on PostgreSQL (`kantis.check_database`); both must come out as the c
 """
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Protocol
 
 import msgspec
 from msgspec import Struct
 from stdnum import get_cc_module
 
-from kantis.core import admission
+from kantis.core import admission, spending
 from kantis.core.admission import Applicant, Warrant
 from kantis.core.cards import Card, CardLink, account_at, why_not_usable
-from kantis.core.cases import Amount, Case, Expect, Item, Open, Step
+from kantis.core.cases import Amount, Case, Expect, Item, Join, Open, Step
 from kantis.core.events import (
     AnyEvent,
     Held,
@@ -43,7 +43,7 @@ from kantis.core.receipt import (
     Tender,
     key_of,
 )
-from kantis.core.refusals import CardUnknown, Refusal, SaleUnknown
+from kantis.core.refusals import AccountUnknown, CardUnknown, Refusal, SaleUnknown
 from kantis.core.replay import Fold
 from kantis.core.standing import Decision, Standing
 from kantis.core.step import caught_up
@@ -63,16 +63,40 @@ class Outcome(Struct):
     receipt: Receipt | None = None
 
 
-class World(Protocol):
-    """Somewhere a case can happen."""
+class World:
+    """Somewhere a case can happen: a method `do_…` for each action, and a count of the steps."""
 
     programme: Programme
 
+    def __init__(self) -> None:
+        """Begin before the first step."""
+        self.now = datetime.min.replace(tzinfo=UTC)
+        self.count = 0
+        self.warrant = Warrant("cases")
+
+    def telling(self, case: Case) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Make a place for one case, which is gone afterwards."""
+        return nullcontext()
+
     def do(self, step: Step, at: datetime) -> Outcome:
-        """Let a step happen at an instant.
+        """Let a step happen at an instant; a late one finds its place among the earlier.
 
         :raises Refusal: if the programme says no
         """
+        self.now = max(self.now, at)
+        self.count += 1
+        self.warrant = Warrant("cases", step.why, step.approved_by)
+        outcome: Outcome = getattr(self, f"do_{step.action}")(step, at)
+        return outcome
+
+    def contradictions(self) -> Iterator[str]:
+        """Give what is wrong with this world itself, after the last step."""
+        return iter(())
+
+    @property
+    def key(self) -> str:
+        """Give the key of what happens in this step."""
+        return f"step-{self.count:04d}"
 
 
 # --- from a case's words to the engine's types ---------------------------------------------
@@ -84,10 +108,19 @@ def whole(terms: Terms, unit: str, amount: Amount) -> int:
     return int(amount * MINOR) if is_money else int(amount)
 
 
-def receipt_of(step: Step, at: datetime, programme: Programme, card: str) -> Receipt:
-    """Give the receipt that a step's `buy` stands for."""
+def instant_of(step: Step, programme: Programme) -> datetime:
+    """Give the instant of a step, whose time is local unless it has an offset."""
+    at = step.at if step.at.tzinfo else step.at.replace(tzinfo=programme.zone)
+    return at.astimezone(UTC)
+
+
+def receipt_of(
+    step: Step, at: datetime, programme: Programme, *, store: str, number: str, card: str
+) -> Receipt:
+    """Give the receipt that a step's `buy` stands for; `number` is for one without a name."""
     buy = step.buy
     assert buy is not None, "the step buys something"
+    units = {unit.name for unit in programme.terms_at(at).unit}
     items = buy.items or (Item(buy.amount),)
     lines = tuple(
         Line(
@@ -102,16 +135,17 @@ def receipt_of(step: Step, at: datetime, programme: Programme, card: str) -> Rec
         for item in items
     )
     return Receipt(
-        store=f"store-{buy.chain}",
+        store=store,
         till="1",
         business_day=programme.day(at),
-        number=buy.receipt or f"at-{at.astimezone(UTC):%Y%m%dT%H%M%S}",
+        number=buy.receipt or number,
         at=at,
-        currency=buy.currency or admission.terms_at(programme, at).currency,
+        currency=buy.currency or programme.terms_at(at).currency,
         total_minor=sum(line.amount_minor for line in lines),
         lines=lines,
         tenders=tuple(
-            Tender(kind, int(amount * MINOR), buy.hold) for kind, amount in buy.paid_with.items()
+            Tender(kind, int(amount * MINOR), buy.hold if kind in units else "")
+            for kind, amount in buy.paid_with.items()
         ),
         card=card,
         proof=buy.proof,
@@ -119,23 +153,37 @@ def receipt_of(step: Step, at: datetime, programme: Programme, card: str) -> Rec
     )
 
 
-def return_of(step: Step, at: datetime, programme: Programme, past: PastSale) -> Return:
+def return_of(
+    step: Step,
+    at: datetime,
+    programme: Programme,
+    *,
+    sale: Receipt,
+    returned: Mapping[int, int],
+    number: str,
+) -> Return:
     """Give the return that a step stands for; without lines, all that is left of the sale."""
     assert step.back is not None, "the step brings something back"
-    sale = past.sale.receipt
     lines = tuple(ReturnLine(b.line, int(b.amount * MINOR)) for b in step.back.lines) or tuple(
-        ReturnLine(number, line.amount_minor - past.returned.get(number, 0))
-        for number, line in enumerate(sale.lines, start=1)
-        if line.amount_minor > past.returned.get(number, 0)
+        ReturnLine(line_no, line.amount_minor - returned.get(line_no, 0))
+        for line_no, line in enumerate(sale.lines, start=1)
+        if line.amount_minor > returned.get(line_no, 0)
     )
     return Return(
         store=sale.store,
-        till="1",
+        till=sale.till,
         business_day=programme.day(at),
-        number=f"back-{at.astimezone(UTC):%Y%m%dT%H%M%S}",
+        number=number,
         at=at,
         sale=SaleKey(sale.store, sale.till, sale.business_day, sale.number),
         lines=lines,
+    )
+
+
+def applicant_of(join: Join) -> Applicant:
+    """Give who applies in a step."""
+    return Applicant(
+        born_on=join.born_on, organization_number=join.organization_number, trade=join.trade
     )
 
 
@@ -168,42 +216,28 @@ def number_is_valid(terms: Terms, number: str) -> bool:
 # --- the pure world ------------------------------------------------------------------------
 
 
-class PureWorld:
+class PureWorld(World):
     """A case without a database: lists of events, folded anew after every step."""
 
     def __init__(self, programme: Programme) -> None:
         """Begin with nobody."""
+        super().__init__()
         self.programme = programme
         self.histories: dict[str, list[AnyEvent]] = {}
         self.cards: dict[str, Card] = {}
-        self.strays: dict[str, Receipt] = {}
+        self.strays: dict[str, Sale] = {}
         self.waiting: list[tuple[Step, datetime]] = []
-        self.now = datetime.min.replace(tzinfo=UTC)
-        self._count = 0
-
-    def do(self, step: Step, at: datetime) -> Outcome:
-        """Let a step happen; late ones find their place among the earlier."""
-        self.now = max(self.now, at)
-        self._count += 1
-        self.warrant = Warrant("cases", step.why, step.approved_by)
-        handler = getattr(self, f"do_{step.action}")
-        outcome: Outcome = handler(step, at)
-        return outcome
 
     def do_join(self, step: Step, at: datetime) -> Outcome:
         join = step.join
         assert join is not None
-        terms = admission.terms_at(self.programme, at)
+        terms = self.programme.terms_at(at)
         event = admission.admit_joining(
             self.programme,
-            self._standing(step.account, at),
-            Applicant(
-                born_on=join.born_on,
-                organization_number=join.organization_number,
-                trade=join.trade,
-            ),
+            self._standing(step.account, at) if step.account in self.histories else Standing(),
+            applicant_of(join),
             at=at,
-            key=self._key(),
+            key=self.key,
             number_is_valid=number_is_valid(terms, join.organization_number),
         )
         role = terms.membership.roles[0]
@@ -216,7 +250,7 @@ class PureWorld:
         issue = step.issue
         assert issue is not None
         event = admission.admit_card(
-            self.programme, kind=issue.card, role=issue.role, at=at, key=self._key()
+            self.programme, kind=issue.card, role=issue.role, at=at, key=self.key
         )
         self._issue(issue.name, step.account, issue.card, issue.role, at)
         return self._happen(step.account, event)
@@ -229,21 +263,21 @@ class PureWorld:
 
     def do_replace(self, step: Step, at: datetime) -> Outcome:
         assert step.replace is not None
-        old = self.cards[step.replace.old]
+        old = self._card(step.replace.old)
         self._issue(step.replace.new, step.account, old.kind, old.role, at)
         return self._change_card(step, old.number, blocked_at=old.blocked_at or at)
 
     def do_pool(self, step: Step, at: datetime) -> Outcome:
         assert step.pool is not None
         admission.check_pooling(self.programme, at=at)
-        card = self.cards[step.pool.card]
+        card = self._card(step.pool.card)
         links = (*card.links, CardLink(self._account_id(step.pool.onto), at))
         return self._change_card(step, card.number, links=links)
 
     def do_open(self, step: Step, at: datetime) -> Outcome:
         assert step.open is not None
-        terms = admission.terms_at(self.programme, at)
-        opening = opening_of(step.open, terms=terms, at=at, key=self._key())
+        terms = self.programme.terms_at(at)
+        opening = opening_of(step.open, terms=terms, at=at, key=self.key)
         standing = self._standing(step.account, at)
         return self._happen(
             step.account,
@@ -258,7 +292,7 @@ class PureWorld:
 
     def do_leave(self, step: Step, at: datetime) -> Outcome:
         assert step.leave is not None
-        left = Left(at=at, key=self._key(), cause=step.leave.cause)
+        left = Left(at=at, key=self.key, cause=step.leave.cause)
         standing = self._standing(step.account, at)
         return self._happen(
             step.account, admission.admit_leaving(self.programme, standing, left, self.warrant)
@@ -276,25 +310,28 @@ class PureWorld:
             (version.terms for version in self.programme.versions),
             (*self.programme.suspensions, period),
         )
-        return Outcome(standing=self._standing(step.account, at))
+        return self._as_it_stands(step.account)
 
     def do_look(self, step: Step, at: datetime) -> Outcome:
+        self._account_id(step.account)
         standing, decision = caught_up(self.programme, self._fold(step.account).standing, at=at)
         return Outcome(decision=decision, standing=standing)
 
     def do_buy(self, step: Step, at: datetime) -> Outcome:
         assert step.buy is not None
         number = step.account if step.buy.card is None else step.buy.card
-        receipt = receipt_of(step, at, self.programme, number)
+        receipt = receipt_of(
+            step, at, self.programme, store=f"store-{step.buy.chain}", number=self.key, card=number
+        )
         admission.check_receipt(self.programme, receipt, now=self.now)
         account, nothing = self._account_of(number, at)
-        key = key_of("case", receipt)
+        sale = Sale(at=at, key=key_of("case", receipt), receipt=receipt, chain=step.buy.chain)
         if account is None:
-            self.strays[key] = receipt
+            spending.check_unpaid(self.programme, receipt, nothing)
+            self.strays[sale.key] = sale
             return Outcome(nothing=nothing, receipt=receipt)
-        sale = Sale(at=at, key=key, receipt=receipt, chain=step.buy.chain)
         standing = self._standing(account, self.now)
-        outcome = self._happen(account, admission.admit_payments(self.programme, standing, sale))
+        outcome = self._happen(account, spending.admit_payments(self.programme, standing, sale))
         outcome.receipt = receipt
         for waiting, when in [w for w in self.waiting if w[0].back is not None]:
             if self._find_sale(waiting) is not None:
@@ -308,46 +345,60 @@ class PureWorld:
         found = self._find_sale(step)
         if found is None:
             self.waiting.append((step, at))
+            if any(key.endswith(f"/{step.back.receipt}") for key in self.strays):
+                return Outcome(nothing="sale-without-card")
             return Outcome(nothing="sale-awaited")
         account, past = found
-        document = return_of(step, at, self.programme, past)
+        document = return_of(
+            step,
+            at,
+            self.programme,
+            sale=past.sale.receipt,
+            returned=past.returned,
+            number=f"back-{self.key}",
+        )
         returned = Returned(at=at, key=key_of("case", document), document=document, past=past)
         admission.admit_return(self.programme, returned, now=self.now)
         return self._happen(account, msgspec.structs.replace(returned, past=None))
 
     def do_claim(self, step: Step, at: datetime) -> Outcome:
         admission.check_claim(self.programme, at=at)
-        key = next((k for k in self.strays if k.endswith(f"/{step.claim}")), None)
+        named = (key for key in self.strays if key.endswith(f"/{step.claim}"))
+        key = next((key for key in named if not self.strays[key].receipt.card), None)
         if key is None:
             raise SaleUnknown(sale=step.claim)
-        receipt = self.strays.pop(key)
-        return self._happen(step.account, Sale(at=receipt.at, key=key, receipt=receipt))
+        self._account_id(step.account)
+        return self._happen(step.account, self.strays.pop(key))
 
     def do_hold(self, step: Step, at: datetime) -> Outcome:
         assert step.hold is not None
-        amount = whole(admission.terms_at(self.programme, at), step.hold.unit, step.hold.amount)
+        amount = whole(self.programme.terms_at(at), step.hold.unit, step.hold.amount)
         held = Held(
             at=at,
-            key=self._key(),
+            key=self.key,
             hold_id=step.hold.name,
             unit=step.hold.unit,
             amount=amount,
             until_at=at,
         )
         standing = self._standing(step.account, at)
-        admitted = admission.admit_hold(self.programme, standing, held, proof=step.hold.proof)
+        admitted = spending.admit_hold(self.programme, standing, held, proof=step.hold.proof)
         return self._happen(step.account, admitted)
 
     def do_release(self, step: Step, at: datetime) -> Outcome:
-        released = Released(at=at, key=self._key(), hold_id=step.release)
+        released = Released(at=at, key=self.key, hold_id=step.release)
         standing = self._standing(step.account, at)
-        return self._happen(step.account, admission.admit_release(standing, released))
-
-    def _key(self) -> str:
-        return f"case/{self._count:04d}"
+        return self._happen(step.account, spending.admit_release(standing, released))
 
     def _account_id(self, account: str) -> int:
+        if account not in self.histories:
+            raise AccountUnknown(account=account)
         return list(self.histories).index(account)
+
+    def _card(self, name: str) -> Card:
+        if name not in self.cards:
+            raise CardUnknown(card=name)
+        return self.cards[name]
 
     def _happen(self, account: str, event: AnyEvent) -> Outcome:
         insort(self.histories.setdefault(account, []), event, key=order_of)
@@ -367,21 +418,24 @@ class PureWorld:
         return fold
 
     def _standing(self, account: str, at: datetime) -> Standing:
-        standing = self._fold(account).standing
-        return caught_up(self.programme, standing, at=at)[0]
+        self._account_id(account)
+        return caught_up(self.programme, self._fold(account).standing, at=at)[0]
+
+    def _as_it_stands(self, account: str) -> Outcome:
+        known = account in self.histories
+        return Outcome(standing=self._standing(account, self.now) if known else None)
 
     def _issue(self, name: str, account: str, kind: str, role: str, at: datetime) -> None:
         link = CardLink(self._account_id(account), at)
         self.cards[name] = Card(number=name, kind=kind, role=role, issued_at=at, links=(link,))
 
     def _change_card(self, step: Step, name: str, **changes: object) -> Outcome:
-        if name not in self.cards:
-            raise CardUnknown(card=name)
-        self.cards[name] = msgspec.structs.replace(self.cards[name], **changes)
-        return Outcome(standing=self._fold(step.account).standing)
+        self.cards[name] = msgspec.structs.replace(self._card(name), **changes)
+        return self._as_it_stands(step.account)
 
     def _change_status(self, step: Step, at: datetime, status: str, *, granted: bool) -> Outcome:
-        change = StatusChanged(at=at, key=self._key(), status=status, granted=granted)
+        change = StatusChanged(at=at, key=self.key, status=status, granted=granted)
+        self._account_id(step.account)
         return self._happen(
             step.account, admission.admit_status(self.programme, change, self.warrant)
         )
@@ -393,7 +447,7 @@ class PureWorld:
         card = self.cards.get(number)
         if card is None:
             return None, "card-unknown"
-        if nothing := why_not_usable(admission.terms_at(self.programme, at), card, at=at):
+        if nothing := why_not_usable(self.programme.terms_at(at), card, at=at):
             return None, nothing
         account = account_at(card, at=at)
         return (None, "card-unknown") if account is None else (list(self.histories)[account], "")
@@ -414,15 +468,16 @@ class PureWorld:
 def run(case: Case, world: World) -> list[str]:
     """Let a case happen in a world; give what came out otherwise than it expects."""
     found = []
-    for number, step in enumerate(case.step, start=1):
-        at = step.at if step.at.tzinfo else step.at.replace(tzinfo=world.programme.zone)
-        at = at.astimezone(UTC)
-        try:
-            outcome = world.do(step, at)
-        except Refusal as refusal:
-            outcome = Outcome(refused=refusal.code)
-        comparison = _Comparison(step.expect, outcome, world.programme, at)
-        found += [f"step {number} ({step.action}): {what}" for what in comparison.mismatches()]
+    with world.telling(case):
+        for number, step in enumerate(case.step, start=1):
+            at = instant_of(step, world.programme)
+            try:
+                outcome = world.do(step, at)
+            except Refusal as refusal:
+                outcome = Outcome(refused=refusal.code)
+            comparison = _Comparison(step.expect, outcome, world.programme, at)
+            found += [f"step {number} ({step.action}): {what}" for what in comparison.mismatches()]
+        found += world.contradictions()
     return found
 
 
@@ -441,7 +496,7 @@ class _Comparison:
     @cached_property
     def terms(self) -> Terms:
         """Give the terms of the step's day; a step before the first ones can only be refused."""
-        return admission.terms_at(self.programme, self.at)
+        return self.programme.terms_at(self.at)
 
     def mismatches(self) -> Iterator[str]:
         expected, refused = self.expect.refused or "no", self.outcome.refused or "no"
@@ -491,7 +546,7 @@ class _Comparison:
             wanted = self._amounts(getattr(self.expect, name))
             yield name, wanted, {unit: figure(unit) for unit in wanted or ()}
         if self.expect.expires is not None:
-            unit = next(expiry.unit for expiry in self.terms.expiry)
+            unit = next((e.unit for e in self.terms.expiry), self.terms.unit[0].name)
             wanted = self._amounts(self.expect.expires, unit=unit)
             yield "expires", wanted, self._expiries(standing, unit)
 

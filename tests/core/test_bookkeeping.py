@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from kantis.core.bookkeeping import Books
 from kantis.core.periods import NEVER
-from kantis.core.standing import LotKey, Standing, Transfer
+from kantis.core.standing import Hold, LotKey, Standing, Transfer
 
 TODAY = date(2020, 6, 15)
+NOW = datetime(2020, 6, 15, 11, tzinfo=UTC)
 LATER = datetime(2020, 6, 15, 12, tzinfo=UTC)
 LONG_AGO = date(2020, 1, 1)
 JULY = LotKey(date(2020, 7, 1), LONG_AGO, LONG_AGO)
@@ -40,7 +41,7 @@ class Account:
         )
 
     def hold(self, name: str, amount: int) -> None:
-        self.books.hold(name, "points", amount, LATER, on=TODAY)
+        self.books.hold(Hold(name, "points", NOW, LATER, ()), amount, on=TODAY)
 
     @property
     def lots(self) -> dict[LotKey, int]:

@@ -100,7 +100,13 @@ def activate_card(number: FromPath[str], data: JSONBody[Why], till: Asker) -> Ca
 def block_card(number: FromPath[str], till: Asker) -> Card:
     """Block a card from now on; the first time counts. No body is needed."""
     return till.ask(
-        lambda c: cards.block_card(c, programme=till.programme, number=card_in(number), at=now())
+        lambda c: cards.block_card(
+            c,
+            programme=till.programme,
+            number=card_in(number),
+            at=now(),
+            warrant=till.warrant(),
+        )
     )
 
 
@@ -121,6 +127,7 @@ def replace_card(number: FromPath[str], data: JSONBody[ReplaceAsked], till: Aske
             new_number=data.number or "",
             drawn_number=draw_card_number(),
             at=now(),
+            warrant=till.warrant(data.reason, data.approved_by),
         )
     )
 
@@ -132,7 +139,12 @@ def pool_card(number: FromPath[str], data: JSONBody[PoolAsked], till: Asker) -> 
     """Let a card collect on another account from now on, if the terms let points be pooled."""
     return till.ask(
         lambda c: cards.pool_card(
-            c, programme=till.programme, number=card_in(number), onto=data.onto, at=now()
+            c,
+            programme=till.programme,
+            number=card_in(number),
+            onto=data.onto,
+            at=now(),
+            warrant=till.warrant(data.reason, data.approved_by),
         )
     )
 

@@ -76,13 +76,13 @@ class IssueAsked(Why, frozen=True, kw_only=True, forbid_unknown_fields=True):
     number: CardNumber | None = None
 
 
-class ReplaceAsked(Struct, frozen=True, forbid_unknown_fields=True):
+class ReplaceAsked(Why, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The number of the new card; without one Kantis draws it."""
 
     number: CardNumber | None = None
 
 
-class PoolAsked(Struct, frozen=True, forbid_unknown_fields=True):
+class PoolAsked(Why, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The account that the card collects on from now on."""
 
     onto: AccountId

@@ -1,8 +1,7 @@
 """Asked before anything happens: a request becomes an event, or a refusal.
 
 `step` takes every event as a fact, so whether it may happen at all is decided here, on the
-standing caught up to the moment. A card identifies and never authorizes spending: what
-proved the spender is in the request, what is accepted as proof in the terms.
+standing caught up to the moment. Spending has a module of its own, `kantis.core.spending`.
 """
 
 from datetime import date, datetime, timedelta
@@ -11,15 +10,12 @@ from typing import Literal
 from msgspec import Struct
 
 from kantis.core.events import (
-    Held,
     Joined,
     Left,
     Opened,
     PastSale,
-    Released,
     Returned,
     RoleTaken,
-    Sale,
     StatusChanged,
 )
 from kantis.core.periods import Period, add_months, read_month
@@ -31,31 +27,23 @@ from kantis.core.refusals import (
     AmountsDoNotAddUp,
     ApprovalMissing,
     CardKindUnknown,
-    CardNotUsable,
     ClaimNotAllowed,
     CurrencyUnknown,
-    HoldTooSmall,
-    HoldUnknown,
-    InDebt,
     LeavingCauseUnknown,
     MayNotJoin,
-    MembershipEnded,
-    NotEnough,
     PoolingNotAllowed,
-    ProofMissing,
     ReasonMissing,
-    RedemptionSuspended,
     ReturnedMoreThanBought,
     RoleUnknown,
     StatusUnknown,
     SuspensionNotAllowed,
     TermsNotInForce,
     TimeImpossible,
-    UnitNotSpendable,
     UnitUnknown,
 )
+from kantis.core.spending import check_member
 from kantis.core.standing import Standing
-from kantis.core.terms import Redemption, Terms
+from kantis.core.terms import Terms
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far a till's clock may be ahead of ours."""
@@ -77,14 +65,6 @@ class Applicant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trade: str = ""
 
 
-def terms_at(programme: Programme, at: datetime) -> Terms:
-    """Give the terms in force at an instant.
-
-    :raises TermsNotInForce:
-    """
-    return programme.on(programme.day(at)).terms
-
-
 def check_approval(
     terms: Terms,
     operation: Literal["open_balances", "leave", "suspend", "grant_status"],
@@ -97,6 +77,16 @@ def check_approval(
     for approval in terms.approval:
         if approval.operation == operation and warrant.approved_by in {"", warrant.actor}:
             raise ApprovalMissing(operation=operation, clause=approval.clause)
+    check_is_other(warrant)
+
+
+def check_is_other(warrant: Warrant) -> None:
+    """Check that nobody approves what they do themselves, also where no approval is asked for.
+
+    :raises ApprovalMissing:
+    """
+    if warrant.approved_by == warrant.actor:
+        raise ApprovalMissing(approved_by=warrant.approved_by)
 
 
 def check_time(programme: Programme, at: datetime, *, now: datetime) -> None:
@@ -107,7 +97,7 @@ def check_time(programme: Programme, at: datetime, *, now: datetime) -> None:
     if at > now + CLOCK_TOLERANCE:
         raise TimeImpossible(at=at, now=now)
     try:
-        terms_at(programme, at)
+        programme.terms_at(at)
     except TermsNotInForce as refusal:
         first = programme.versions[0].terms.valid_from
         raise TimeImpossible(at=at, first_terms=first) from refusal
@@ -130,7 +120,7 @@ def admit_joining(
     :raises AlreadyJoined:
     :raises MayNotJoin: with the clause and what is missing
     """
-    membership = terms_at(programme, at).membership
+    membership = programme.terms_at(at).membership
     age = membership.minimum_age_years
     if standing.joined_at is not None and standing.left_at is None:
         raise AlreadyJoined(joined_at=standing.joined_at)
@@ -152,7 +142,7 @@ def admit_card(programme: Programme, *, kind: str, role: str, at: datetime, key:
     :raises CardKindUnknown:
     :raises RoleUnknown:
     """
-    terms = terms_at(programme, at)
+    terms = programme.terms_at(at)
     if kind not in {card.name for card in terms.card}:
         raise CardKindUnknown(kind=kind, known=[card.name for card in terms.card])
     if role not in terms.membership.roles:
@@ -165,7 +155,7 @@ def check_pooling(programme: Programme, *, at: datetime) -> None:
 
     :raises PoolingNotAllowed:
     """
-    pooling = terms_at(programme, at).pooling
+    pooling = programme.terms_at(at).pooling
     if not pooling.allowed:
         raise PoolingNotAllowed(clause=pooling.clause)
 
@@ -180,8 +170,8 @@ def admit_opening(
     :raises UnitUnknown: or the tier is unknown
     :raises ApprovalMissing:
     """
-    terms = terms_at(programme, opening.at)
-    _check_member(standing)
+    terms = programme.terms_at(opening.at)
+    check_member(standing)
     if standing.sums or standing.lots or standing.debts or standing.fees_charged:
         raise AlreadyOpened
     units = {unit.name for unit in terms.unit}
@@ -204,7 +194,7 @@ def admit_status(programme: Programme, change: StatusChanged, warrant: Warrant) 
     :raises StatusUnknown:
     :raises ApprovalMissing:
     """
-    terms = terms_at(programme, change.at)
+    terms = programme.terms_at(change.at)
     known = [status.name for status in terms.status]
     if change.status not in known:
         raise StatusUnknown(status=change.status, known=known)
@@ -222,8 +212,8 @@ def admit_leaving(
     :raises ReasonMissing:
     :raises ApprovalMissing:
     """
-    terms = terms_at(programme, leaving.at)
-    _check_member(standing)
+    terms = programme.terms_at(leaving.at)
+    check_member(standing)
     block = next((b for b in terms.leaving if b.cause == leaving.cause), None)
     if block is None:
         raise LeavingCauseUnknown(cause=leaving.cause, known=[b.cause for b in terms.leaving])
@@ -242,7 +232,7 @@ def admit_suspension(
     :raises ReasonMissing:
     :raises ApprovalMissing:
     """
-    terms = terms_at(programme, now)
+    terms = programme.terms_at(now)
     if terms.suspension is None or not programme.day(now) <= period.start < period.end:
         raise SuspensionNotAllowed(start=period.start, end=period.end)
     if not warrant.reason.strip():
@@ -256,14 +246,9 @@ def check_claim(programme: Programme, *, at: datetime) -> None:
 
     :raises ClaimNotAllowed:
     """
-    claims = terms_at(programme, at).claims
+    claims = programme.terms_at(at).claims
     if not claims.allowed:
         raise ClaimNotAllowed(clause=claims.clause)
-
-
-def _check_member(standing: Standing) -> None:
-    if standing.joined_at is None or standing.left_at is not None:
-        raise MembershipEnded(left_at=standing.left_at)
 
 
 # --- sales and returns ---------------------------------------------------------------------
@@ -284,49 +269,9 @@ def check_receipt(programme: Programme, receipt: Receipt, *, now: datetime) -> N
         tenders_minor = sum(tender.amount_minor for tender in receipt.tenders)
         if tenders_minor != receipt.total_minor:
             raise AmountsDoNotAddUp(total_minor=receipt.total_minor, tenders_minor=tenders_minor)
-    currency = terms_at(programme, receipt.at).currency
+    currency = programme.terms_at(receipt.at).currency
     if receipt.currency != currency:
         raise CurrencyUnknown(currency=receipt.currency, expected=currency)
-
-
-def admit_payments(programme: Programme, standing: Standing, sale: Sale) -> Sale:
-    """Check every payment with a unit on a sale: its hold, or a proof and enough to spend.
-
-    :raises Refusal: as `authorize_spending` and `authorize_capture`
-    """
-    units = {unit.name for unit in terms_at(programme, sale.at).unit}
-    for tender in sale.receipt.tenders:
-        if tender.kind not in units or tender.amount_minor <= 0:
-            continue
-        if tender.hold:
-            authorize_capture(
-                programme,
-                standing,
-                hold_id=tender.hold,
-                unit=tender.kind,
-                amount=tender.amount_minor,
-                at=sale.at,
-            )
-        else:
-            authorize_spending(
-                programme,
-                standing,
-                unit=tender.kind,
-                amount=tender.amount_minor,
-                proof=sale.receipt.proof,
-                at=sale.at,
-            )
-    return sale
-
-
-def check_unpaid(programme: Programme, receipt: Receipt, why: str) -> None:
-    """Refuse a payment with a unit when there is no account that it could come from.
-
-    :raises CardNotUsable:
-    """
-    units = {unit.name for unit in terms_at(programme, receipt.at).unit}
-    if any(tender.kind in units for tender in receipt.tenders):
-        raise CardNotUsable(card=receipt.card, why=why)
 
 
 def check_return(past: PastSale, document: Return) -> None:
@@ -370,85 +315,3 @@ def admit_return(programme: Programme, returned: Returned, *, now: datetime) -> 
         raise TimeImpossible(at=returned.at, sold_at=past.sale.at)
     check_return(past, returned.document)
     return returned
-
-
-# --- spending ------------------------------------------------------------------------------
-
-
-def admit_hold(programme: Programme, standing: Standing, held: Held, *, proof: str) -> Held:
-    """Check that an amount may be set aside.
-
-    :raises Refusal: as `authorize_spending`
-    """
-    redemption = authorize_spending(
-        programme, standing, unit=held.unit, amount=held.amount, proof=proof, at=held.at
-    )
-    until_at = held.at + timedelta(seconds=redemption.hold_seconds)
-    return Held(
-        at=held.at,
-        key=held.key,
-        hold_id=held.hold_id,
-        unit=held.unit,
-        amount=held.amount,
-        until_at=until_at,
-    )
-
-
-def admit_release(standing: Standing, released: Released) -> Released:
-    """Check that a hold is open.
-
-    :raises HoldUnknown:
-    """
-    if released.hold_id not in {hold.hold_id for hold in standing.holds}:
-        raise HoldUnknown(hold=released.hold_id)
-    return released
-
-
-def authorize_spending(
-    programme: Programme, standing: Standing, *, unit: str, amount: int, proof: str, at: datetime
-) -> Redemption:
-    """Give the clause under which an amount may be spent or held now.
-
-    :raises UnitNotSpendable:
-    :raises MembershipEnded:
-    :raises RedemptionSuspended:
-    :raises ProofMissing:
-    :raises InDebt:
-    :raises NotEnough:
-    """
-    day = programme.day(at)
-    redemption = _redemption(programme, unit, at)
-    _check_member(standing)
-    if programme.is_suspended(day):
-        raise RedemptionSuspended(unit=unit)
-    if proof not in redemption.proofs:
-        raise ProofMissing(unit=unit, accepted=list(redemption.proofs))
-    if debt := standing.debts.get(unit, 0):
-        raise InDebt(unit=unit, debt=debt)
-    if amount > (available := standing.usable(unit, day)):
-        raise NotEnough(unit=unit, asked=amount, available=available)
-    return redemption
-
-
-def authorize_capture(
-    programme: Programme, standing: Standing, *, hold_id: str, unit: str, amount: int, at: datetime
-) -> None:
-    """Check that an open hold covers a payment.
-
-    :raises UnitNotSpendable:
-    :raises HoldUnknown: also when the hold is in another unit
-    :raises HoldTooSmall:
-    """
-    _redemption(programme, unit, at)
-    hold = next((h for h in standing.holds if h.hold_id == hold_id), None)
-    if hold is None or hold.unit != unit:
-        raise HoldUnknown(hold=hold_id)
-    if amount > hold.amount:
-        raise HoldTooSmall(hold=hold_id, asked=amount, held=hold.amount)
-
-
-def _redemption(programme: Programme, unit: str, at: datetime) -> Redemption:
-    for redemption in terms_at(programme, at).redemption:
-        if redemption.unit == unit:
-            return redemption
-    raise UnitNotSpendable(unit=unit)

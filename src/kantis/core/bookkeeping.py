@@ -5,7 +5,9 @@ side, per legal entity, the books `issued`, `opened`, `spent`, `converted`, `exp
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from datetime import date
+
+import msgspec
 
 from kantis.core.periods import NEVER, add_months
 from kantis.core.standing import Hold, Lot, LotKey, Part, Standing, Transfer
@@ -117,8 +119,9 @@ class Books:
             first=[part.lot for part in hold.parts if part.lot is not None],
         )
 
-    def hold(self, hold_id: str, unit: str, amount: int, until_at: datetime, *, on: date) -> None:
-        """Pin an amount, first to expire first. More than there is, is not pinned."""
+    def hold(self, hold: Hold, amount: int, *, on: date) -> None:
+        """Pin an amount for a hold, first to expire first. More than there is, is not pinned."""
+        unit = hold.unit
         parts = []
         missing = amount
         for lot in _usable_first(self.standing.lots.get(unit, ()), on):
@@ -127,7 +130,7 @@ class Books:
                 self._put(unit, lot.key, 0, pinned)
                 parts.append(Part(lot.key, pinned))
                 missing -= pinned
-        self.standing.holds += (Hold(hold_id, unit, until_at, tuple(parts)),)
+        self.standing.holds += (msgspec.structs.replace(hold, parts=tuple(parts)),)
 
     def release(self, hold: Hold) -> None:
         """Unpin what a hold set aside."""
@@ -163,7 +166,7 @@ class Books:
             if hold.unit == unit and amount > 0:
                 self.release(hold)
                 left = max(0, hold.amount - amount)
-                self.hold(hold.hold_id, unit, left, hold.until_at, on=on)
+                self.hold(hold, left, on=on)
                 amount -= hold.amount
         in_order = sorted(self.standing.holds, key=lambda hold: made.index(hold.hold_id))
         self.standing.holds = tuple(in_order)

@@ -59,6 +59,13 @@ class Programme:
             raise TermsNotInForce(programme=self.name, day=day)
         return self.versions[index - 1]
 
+    def terms_at(self, at: datetime) -> Terms:
+        """Give the terms in force at an instant.
+
+        :raises TermsNotInForce:
+        """
+        return self.on(self.day(at)).terms
+
     def version(self, valid_from: date) -> Version:
         """Give the version that began on exactly this day."""
         return self.versions[self._starts.index(valid_from)]

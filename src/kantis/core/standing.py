@@ -38,6 +38,7 @@ class Hold(Struct, frozen=True, gc=False):
 
     hold_id: str
     unit: str
+    held_at: datetime
     until_at: datetime
     parts: tuple[Part, ...]
 

@@ -22,7 +22,7 @@ from kantis.core.events import (
 from kantis.core.periods import NEVER, month_of, read_month
 from kantis.core.programme import Programme
 from kantis.core.receipt import Receipt
-from kantis.core.standing import Decision, FeeDue, LotKey, Part, Reason, Standing, Transfer
+from kantis.core.standing import Decision, FeeDue, Hold, LotKey, Part, Reason, Standing, Transfer
 from kantis.core.terms import Terms
 from kantis.core.upkeep import catch_up, end_holds
 
@@ -98,9 +98,8 @@ class _Step:
                 others = tuple(s for s in self.standing.statuses if s != event.status)
                 self.standing.statuses = (*others, event.status) if event.granted else others
             case Held():
-                self.books.hold(
-                    event.hold_id, event.unit, event.amount, event.until_at, on=self.day
-                )
+                hold = Hold(event.hold_id, event.unit, event.at, event.until_at, ())
+                self.books.hold(hold, event.amount, on=self.day)
             case Released(hold_id=hold_id):
                 for hold in self.standing.holds:
                     if hold.hold_id == hold_id:

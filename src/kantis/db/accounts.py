@@ -8,6 +8,7 @@ import msgspec
 import psycopg
 from msgspec import Struct
 
+from kantis.core.admission import Warrant
 from kantis.core.cards import Card, CardLink
 from kantis.core.periods import NEVER
 from kantis.core.refusals import AccountUnknown
@@ -150,6 +151,17 @@ def link_card(
     connection.execute(
         "INSERT INTO card_link (card_number, from_at, account_id) VALUES (%s, %s, %s)",
         [number, at, account_id],
+    )
+
+
+def note_card_change(
+    connection: psycopg.Connection, *, number: str, change: str, at: datetime, warrant: Warrant
+) -> None:
+    """Keep who did what with a card, and why."""
+    connection.execute(
+        "INSERT INTO card_change (card_number, change, at, actor, reason, approved_by)"
+        " VALUES (%s, %s, %s, %s, %s, %s)",
+        [number, change, at, warrant.actor, warrant.reason, warrant.approved_by],
     )
 
 

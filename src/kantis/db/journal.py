@@ -2,27 +2,32 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import psycopg
 from msgspec import Raw, Struct
 
-from kantis.core.admission import Warrant, check_time
+from kantis.core.admission import Warrant, check_is_other, check_time
 from kantis.core.answers import Answer, answer_of
 from kantis.core.bookkeeping import BOOK_OF
 from kantis.core.events import AnyEvent, Held, PastSale, Returned, Sale, order_of, sale_key_of
 from kantis.core.periods import day_start
 from kantis.core.programme import Programme
-from kantis.core.refusals import KeyReused
+from kantis.core.refusals import KeyReused, SaleUnknown
 from kantis.core.replay import corrections, refold
 from kantis.core.standing import CardsDue, Decision, LotKey, Part, Standing, Transfer
 from kantis.core.step import caught_up, step
 from kantis.core.upkeep import next_due
 from kantis.db import accounts, programmes
 from kantis.db.accounts import Account
+
+Asked = TypeVar("Asked", bound=AnyEvent)
+
+INSTANT = timedelta(microseconds=1)
+"""The least time between two instants."""
 
 CALENDAR = 0
 """The event number of transfers that no event caused."""
@@ -75,6 +80,7 @@ class Journal:
         A late event is put in its place: the history is folded again and what comes out
         otherwise is posted as corrections that name this event.
         """
+        check_is_other(warrant)
         account.last_event += 1
         last = account.standing.last
         if last is None or order_of(event) > last:
@@ -171,6 +177,10 @@ class Journal:
     def _move_late(self, programme: Programme, account: Account, event: AnyEvent) -> Decision:
         """Fold the account's whole history with a late event in its place; post the difference."""
         self.save()
+        if isinstance(event, Returned):
+            # Its sale is looked up in the fold: returns after it, which were booked before, must
+            # not count as what came back earlier.
+            event = msgspec.structs.replace(event, past=None)
         before = history(self.connection, account.account_id)
         standing, decided = refold(programme, [event, *(past for _, past, _ in before)])
         through = max(standing.through_on, account.standing.through_on)
@@ -302,15 +312,16 @@ def happen(
     *,
     programme: str,
     account_id: int,
-    asked: AnyEvent,
+    asked: Asked,
     warrant: Warrant,
-    decide: Callable[[Programme, Standing], AnyEvent],
+    decide: Callable[[Programme, Standing, Asked], AnyEvent],
 ) -> Answer:
     """Let one thing happen to one account: lock, load, `decide`, save.
 
-    `asked` is the event as it was asked for; `decide` gives it as it is admitted, from the
-    standing at that moment. The event's key is its idempotency key: asked again, the first
-    answer is given again.
+    `decide` admits what was asked for, from the standing at that moment. Something that a
+    desk asks for happens when it is asked: if a till's clock has put a receipt after that,
+    it happens right after the receipt. The event's key is its idempotency key: asked again,
+    the first answer is given again.
 
     :raises AccountUnknown:
     :raises KeyReused: the key was used for something else on this account
@@ -322,8 +333,9 @@ def happen(
     terms = programmes.load(connection, programme)
     check_time(terms, asked.at, now=asked.at)
     last = account.standing.last
-    at = asked.at if last is None else max(asked.at, last[0])
-    event = decide(terms, caught_up(terms, account.standing, at=at)[0])
+    at = asked.at if last is None else max(asked.at, last[0] + INSTANT)
+    standing, _ = caught_up(terms, account.standing, at=at)
+    event = decide(terms, standing, msgspec.structs.replace(asked, at=at))
     journal = Journal(connection, now=asked.at)
     decision = journal.move(terms, account, event, warrant)
     answer = answer_of(event.key, decision, account.standing)
@@ -380,12 +392,17 @@ def find_sale(connection: psycopg.Connection, receipt: str) -> tuple[str, int, s
 
 
 def past_sale(connection: psycopg.Connection, sale_key: str, sale: Known) -> PastSale:
-    """Give what a return needs to know of its sale: what was decided, what came back before."""
+    """Give what a return needs to know of its sale: what was decided, what came back before.
+
+    :raises SaleUnknown: the key is another return's
+    """
     row = connection.execute(
-        "SELECT content::text, decision::text FROM event WHERE account_id = %s AND event_no = %s",
+        "SELECT content::text, decision::text FROM event"
+        " WHERE account_id = %s AND event_no = %s AND kind = 'sale'",
         [sale.account_id, sale.event_no],
     ).fetchone()
-    assert row is not None, "a key that names an event is kept with it"
+    if row is None:
+        raise SaleUnknown(sale=sale_key)
     returned: dict[int, int] = {}
     for (content,) in connection.execute(
         "SELECT content::text FROM event WHERE account_id = %s AND sale_key = %s",

@@ -30,8 +30,11 @@ class Token(Struct, frozen=True):
     label: str
 
 
-_cache: dict[str, tuple[int, bytes, Programme]] = {}
-"""Programmes made ready, by name, with the revision and the hash they were made from."""
+_cache: dict[str, tuple[tuple[object, ...], Programme]] = {}
+"""Programmes made ready, by name, with what they were made from.
+
+The revision alone would not do: one that was rolled back comes again with other content.
+"""
 
 
 def load(connection: psycopg.Connection, name: str) -> Programme:
@@ -40,17 +43,19 @@ def load(connection: psycopg.Connection, name: str) -> Programme:
     :raises TermsNotInForce: when nothing of that name is published
     """
     row = connection.execute(
-        "SELECT revision, (SELECT string_agg(hash, '' ORDER BY valid_from) FROM terms_version t"
-        " WHERE t.programme = p.programme) FROM programme p WHERE programme = %s",
+        "SELECT (SELECT string_agg(hash, '' ORDER BY valid_from) FROM terms_version t"
+        " WHERE t.programme = p.programme), revision,"
+        " (SELECT string_agg(concat(start_on, end_on), '' ORDER BY start_on, end_on)"
+        " FROM suspension s WHERE s.programme = p.programme)"
+        " FROM programme p WHERE programme = %s",
         [name],
     ).fetchone()
-    if row is None or row[1] is None:
+    if row is None or row[0] is None:
         raise TermsNotInForce(programme=name)
-    revision, hashes = row
-    if (cached := _cache.get(name)) is not None and cached[:2] == (revision, hashes):
-        return cached[2]
+    if (cached := _cache.get(name)) is not None and cached[0] == row:
+        return cached[1]
     programme = _read(connection, name)
-    _cache[name] = (revision, hashes, programme)
+    _cache[name] = (row, programme)
     return programme
 
 
@@ -120,10 +125,10 @@ def suspend(
     approved_by: str,
     at: datetime,
 ) -> None:
-    """Keep a period without redemption."""
+    """Keep a period without redemption; the same period again is kept once."""
     connection.execute(
         "INSERT INTO suspension (programme, start_on, end_on, actor, reason, approved_by,"
-        " recorded_at) VALUES (%s, %s, %s, %s, %s, %s, %s)",
+        " recorded_at) VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
         [programme, period.start, period.end, actor, reason, approved_by, at],
     )
     _revise(connection, programme, due_on=period.end)

@@ -12,10 +12,13 @@ from kantis.core.refusals import KeyReused
 def find(
     connection: psycopg.Connection, programme: str, request_key: str, content: object
 ) -> bytes | None:
-    """Give the first answer to a request, if it was made before.
+    """Give the first answer to a request, if it was made before; a twin under way is awaited.
 
     :raises KeyReused: the key was used for another request
     """
+    connection.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{programme}/{request_key}"]
+    )
     row = connection.execute(
         "SELECT content_hash, answer::text FROM request WHERE programme = %s AND request_key = %s",
         [programme, request_key],
@@ -36,7 +39,7 @@ def keep(
     answer: object,
     at: datetime,
 ) -> None:
-    """Remember a request and its answer; a twin that came at the same time fails here."""
+    """Remember a request and its answer."""
     connection.execute(
         "INSERT INTO request (programme, request_key, content_hash, answer, recorded_at)"
         " VALUES (%s, %s, %s, %s, %s)",

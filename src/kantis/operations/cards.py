@@ -65,6 +65,9 @@ def issue_card(
             at=at,
         ):
             raise CardNumberTaken(card=number)
+        accounts.note_card_change(
+            connection, number=number, change="issued", at=at, warrant=warrant
+        )
         card = accounts.cards(connection, programme, [number])[number]
         strays.take_receipts_of_card(journal, terms, account, card, warrant)
         requests.keep(connection, programme, request_key, issue, answer=card, at=at)
@@ -85,6 +88,9 @@ def activate_card(
             raise CardUnknown(card=number)
         account = accounts.lock_one(connection, programme, account_id)
         accounts.change_card(connection, number=number, activated_at=at)
+        accounts.note_card_change(
+            connection, number=number, change="activated", at=at, warrant=warrant
+        )
         card = _find(connection, programme, number)
         terms = programmes.load(connection, programme)
         journal = Journal(connection, now=at)
@@ -93,7 +99,7 @@ def activate_card(
 
 
 def block_card(
-    connection: psycopg.Connection, *, programme: str, number: str, at: datetime
+    connection: psycopg.Connection, *, programme: str, number: str, at: datetime, warrant: Warrant
 ) -> Card:
     """Block a lost card from a moment on; what it earned stays with the account (O-9).
 
@@ -102,6 +108,9 @@ def block_card(
     with connection.transaction():
         _find(connection, programme, number)
         accounts.change_card(connection, number=number, blocked_at=at)
+        accounts.note_card_change(
+            connection, number=number, change="blocked", at=at, warrant=warrant
+        )
         return _find(connection, programme, number)
 
 
@@ -113,6 +122,7 @@ def replace_card(
     new_number: str = "",
     drawn_number: str = "",
     at: datetime,
+    warrant: Warrant,
 ) -> Card:
     """Block a lost or damaged card and hand over another for the same person; points follow.
 
@@ -146,11 +156,20 @@ def replace_card(
         ):
             raise CardNumberTaken(card=successor)
         accounts.change_card(connection, number=number, blocked_at=at, replaced_by=successor)
+        accounts.note_card_change(
+            connection, number=number, change="replaced", at=at, warrant=warrant
+        )
         return _find(connection, programme, successor)
 
 
 def pool_card(
-    connection: psycopg.Connection, *, programme: str, number: str, onto: int, at: datetime
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    number: str,
+    onto: int,
+    at: datetime,
+    warrant: Warrant,
 ) -> Card:
     """Let a card collect on another account from now on, if its holder wishes (C-6, S-13).
 
@@ -165,6 +184,9 @@ def pool_card(
         accounts.lock(connection, ids)
         accounts.one(connection, programme, onto)
         accounts.link_card(connection, number=number, account_id=onto, at=at)
+        accounts.note_card_change(
+            connection, number=number, change="pooled", at=at, warrant=warrant
+        )
         return _find(connection, programme, number)
 
 

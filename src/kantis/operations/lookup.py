@@ -5,7 +5,6 @@ from datetime import date, datetime
 import psycopg
 from msgspec import Struct
 
-from kantis.core.admission import terms_at
 from kantis.core.answers import Balance, answer_of
 from kantis.core.cards import account_at, why_not_usable
 from kantis.core.refusals import CardUnknown
@@ -45,7 +44,7 @@ def look_at_card(
         account = accounts.one(connection, programme, account_id)
     standing, decision = caught_up(terms, account.standing, at=at)
     seen = answer_of("", decision, standing)
-    why_not = why_not_usable(terms_at(terms, at), card, at=at)
+    why_not = why_not_usable(terms.terms_at(at), card, at=at)
     return CardShown(
         number=card.number,
         kind=card.kind,

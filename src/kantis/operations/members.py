@@ -15,15 +15,15 @@ from kantis.core.admission import (
     admit_leaving,
     admit_opening,
     admit_status,
-    terms_at,
 )
 from kantis.core.answers import Answer, answer_of
-from kantis.core.events import Left, Opened, StatusChanged
+from kantis.core.events import Joined, Left, Opened, StatusChanged
+from kantis.core.programme import Programme
 from kantis.core.refusals import CardNumberTaken
 from kantis.core.standing import Standing
 from kantis.core.step import caught_up
 from kantis.core.terms import Terms
-from kantis.db import accounts, programmes, requests
+from kantis.db import accounts, programmes, requests, strays
 from kantis.db.journal import Journal, happen
 
 
@@ -54,6 +54,7 @@ def enrol(
 ) -> Enrolled:
     """Open an account for an applicant and hand over its first card.
 
+    Receipts that the card was already used for are folded in if it was active.
     What the application says of the person is judged and not kept. `drawn_number` is for an
     application without a card number; it is no part of the request, so that a repeated one,
     for which another number was drawn, is known again.
@@ -66,7 +67,7 @@ def enrol(
         terms = programmes.load(connection, programme)
         if before := requests.find(connection, programme, request_key, application):
             return msgspec.json.decode(before, type=Enrolled)
-        membership = terms_at(terms, at).membership
+        membership = terms.terms_at(at).membership
         joined = admit_joining(
             terms,
             Standing(),
@@ -74,7 +75,7 @@ def enrol(
             at=at,
             key=f"joined/{request_key}",
             number_is_valid=number_is_valid(
-                terms_at(terms, at), application.applicant.organization_number
+                terms.terms_at(at), application.applicant.organization_number
             ),
         )
         role = membership.roles[0]
@@ -95,9 +96,49 @@ def enrol(
             at=at,
         ):
             raise CardNumberTaken(card=number)
+        card = accounts.cards(connection, programme, [number])[number]
+        strays.take_receipts_of_card(journal, terms, account, card, warrant)
         enrolled = Enrolled(account.account_id, number)
         requests.keep(connection, programme, request_key, application, answer=enrolled, at=at)
         return enrolled
+
+
+def rejoin(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    account_id: int,
+    joined: Joined,
+    applicant: Applicant,
+    warrant: Warrant,
+) -> Answer:
+    """Let a former member in again on the account there was, whose purchases still count (K-3.1).
+
+    :raises AlreadyJoined:
+    :raises MayNotJoin:
+    """
+
+    def admit(terms: Programme, standing: Standing, asked: Joined) -> Joined:
+        return admit_joining(
+            terms,
+            standing,
+            applicant,
+            at=asked.at,
+            key=asked.key,
+            number_is_valid=number_is_valid(
+                terms.terms_at(asked.at), applicant.organization_number
+            ),
+        )
+
+    with connection.transaction():
+        return happen(
+            connection,
+            programme=programme,
+            account_id=account_id,
+            asked=joined,
+            warrant=warrant,
+            decide=admit,
+        )
 
 
 def open_balances(
@@ -121,7 +162,7 @@ def open_balances(
             account_id=account_id,
             asked=opening,
             warrant=warrant,
-            decide=lambda terms, standing: admit_opening(terms, standing, opening, warrant),
+            decide=lambda terms, standing, asked: admit_opening(terms, standing, asked, warrant),
         )
 
 
@@ -145,7 +186,7 @@ def grant_status(
             account_id=account_id,
             asked=change,
             warrant=warrant,
-            decide=lambda terms, _: admit_status(terms, change, warrant),
+            decide=lambda terms, _, asked: admit_status(terms, asked, warrant),
         )
 
 
@@ -171,7 +212,7 @@ def leave(
             account_id=account_id,
             asked=left,
             warrant=warrant,
-            decide=lambda terms, standing: admit_leaving(terms, standing, left, warrant),
+            decide=lambda terms, standing, asked: admit_leaving(terms, standing, asked, warrant),
         )
 
 

@@ -8,16 +8,18 @@ import msgspec
 import psycopg
 from msgspec import Raw, Struct
 
-from kantis.core.admission import Warrant, admit_payments, admit_return, check_receipt, check_time
+from kantis.core.admission import Warrant, admit_return, check_claim, check_receipt, check_time
 from kantis.core.answers import Answer, answer_of
 from kantis.core.cards import Card, account_at, why_not_usable
 from kantis.core.events import Returned, Sale
 from kantis.core.programme import Programme
-from kantis.core.receipt import Receipt, Return, fingerprint, first_difference, key_of
-from kantis.core.refusals import CardNotUsable, ReceiptDiffers, Refusal, StoreUnknown
+from kantis.core.receipt import Receipt, Return, SaleKey, fingerprint, first_difference, key_of
+from kantis.core.refusals import ReceiptDiffers, Refusal, SaleUnknown, StoreUnknown
+from kantis.core.spending import admit_payments, check_unpaid
+from kantis.core.standing import Standing
 from kantis.core.step import caught_up, step
 from kantis.db import accounts, journal, programmes, strays
-from kantis.db.journal import Journal, Known
+from kantis.db.journal import INSTANT, Journal, Known
 from kantis.db.programmes import Store
 
 Document = TypeVar("Document", Receipt, Return)
@@ -102,14 +104,40 @@ def quote(
         account_id, nothing = _account_of(terms, cards, receipt)
         found = accounts.read(connection, [account_id] if account_id is not None else [])
     key = key_of(programme, receipt)
-    if account_id is None:
-        _check_unpaid(terms, receipt, nothing)
-        return Answer(key=key, nothing=nothing)
     sale = _sale(receipt, key, stores.get(receipt.store))
+    if account_id is None:
+        check_unpaid(terms, receipt, nothing)
+        return Answer(key=key, nothing=nothing)
     standing = found[account_id].standing
     admit_payments(terms, caught_up(terms, standing, at=receipt.at)[0], sale)
     after, decision = step(terms, standing, sale)
     return answer_of(key, decision, after)
+
+
+def claim_receipt(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    account_id: int,
+    sale: SaleKey,
+    at: datetime,
+    warrant: Warrant,
+) -> Answer:
+    """Count a purchase for which no card was read, where the terms let it be claimed (K-1.4).
+
+    :raises AccountUnknown:
+    :raises ClaimNotAllowed:
+    :raises SaleUnknown: no receipt of this key was made without a card, or somebody has it
+    """
+    key = key_of(programme, sale)
+    with connection.transaction():
+        account = accounts.lock_one(connection, programme, account_id)
+        terms = programmes.load(connection, programme)
+        check_claim(terms, at=at)
+        decision = strays.claim(Journal(connection, now=at), terms, account, key, warrant)
+        if decision is None:
+            raise SaleUnknown(sale=key)
+        return answer_of(key, decision, account.standing)
 
 
 def _together_or_alone(
@@ -202,6 +230,7 @@ class _Sales(_Batch):
             raise CardMovedError(receipt.card)
         account = self.accounts[account_id]
         sale = _sale(receipt, key, self.stores[receipt.store])
+        sale = _after_its_holds(sale, account.standing)
         if receipt.tenders:
             last = account.standing.last
             at = receipt.at if last is None else max(receipt.at, last[0])
@@ -215,7 +244,7 @@ class _Sales(_Batch):
 
     def _keep(self, receipt: Receipt, key: str, nothing: str) -> Answer:
         """Keep a receipt that stands for no account."""
-        _check_unpaid(self.programme, receipt, nothing)
+        check_unpaid(self.programme, receipt, nothing)
         answer = Answer(key=key, nothing=nothing)
         self.journal.remember(key, fingerprint(receipt), None)
         self.journal.keep_stray(
@@ -243,10 +272,17 @@ class _Returns(_Batch):
         )
         # Read again under the locks: another till may have returned the same lines.
         self.sales = journal.known(self.connection, sale_keys)
+        if missing := {key for key in sale_keys if not self._is_booked(key)}:
+            strays.meet(self.connection, missing)
+            self.sales = journal.known(self.connection, sale_keys)
         self.known = journal.known(self.connection, keys)
         results = self.each(returns, self._one)
         self.journal.save()
         return results
+
+    def _is_booked(self, sale_key: str) -> bool:
+        sale = self.sales.get(journal.hash_of(sale_key))
+        return sale is not None and sale.account_id is not None
 
     def _one(self, document: Return, key: str) -> Answer:
         check_time(self.programme, document.at, now=self.now)
@@ -257,7 +293,7 @@ class _Returns(_Batch):
         if sale is None:
             return self._keep(document, key, "sale-awaited", sale_key)
         if sale.account_id is None:
-            return self._keep(document, key, "sale-without-card", "")
+            return self._keep(document, key, "sale-without-card", sale_key)
         if sale.account_id not in self.accounts:
             raise CardMovedError(sale_key)
         account = self.accounts[sale.account_id]
@@ -312,11 +348,11 @@ def _account_of(
     return account_id, "" if account_id is not None else "card-unknown"
 
 
-def _check_unpaid(programme: Programme, receipt: Receipt, nothing: str) -> None:
-    """Refuse a payment with a unit when there is no account that it could come from."""
-    units = {unit.name for unit in programme.on(programme.day(receipt.at)).terms.unit}
-    if any(tender.kind in units for tender in receipt.tenders):
-        raise CardNotUsable(card=receipt.card, why=nothing)
+def _after_its_holds(sale: Sale, standing: Standing) -> Sale:
+    """Put a sale behind the holds that it captures: a till's clock may be behind ours."""
+    captured = {tender.hold for tender in sale.receipt.tenders if tender.hold}
+    held = [hold.held_at + INSTANT for hold in standing.holds if hold.hold_id in captured]
+    return msgspec.structs.replace(sale, at=max([sale.at, *held])) if held else sale
 
 
 def _difference(known: Known, document: Receipt | Return) -> str:

@@ -6,9 +6,10 @@ with it (`kantis.operations.sales`).
 
 import psycopg
 
-from kantis.core.admission import Warrant, admit_hold, admit_release
+from kantis.core.admission import Warrant
 from kantis.core.answers import Answer
 from kantis.core.events import Held, Released
+from kantis.core.spending import admit_hold, admit_release
 from kantis.db.journal import happen
 
 
@@ -23,7 +24,7 @@ def hold(
 ) -> Answer:
     """Set an amount aside; it runs out by itself after the terms' `hold_seconds`.
 
-    :raises Refusal: as `kantis.core.admission.authorize_spending`
+    :raises Refusal: as `kantis.core.spending.authorize_spending`
     """
     with connection.transaction():
         return happen(
@@ -32,7 +33,7 @@ def hold(
             account_id=account_id,
             asked=held,
             warrant=warrant,
-            decide=lambda terms, standing: admit_hold(terms, standing, held, proof=proof),
+            decide=lambda terms, standing, asked: admit_hold(terms, standing, asked, proof=proof),
         )
 
 
@@ -55,5 +56,5 @@ def release(
             account_id=account_id,
             asked=released,
             warrant=warrant,
-            decide=lambda _, standing: admit_release(standing, released),
+            decide=lambda _, standing, asked: admit_release(standing, asked),
         )

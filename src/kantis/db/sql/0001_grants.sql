@@ -3,6 +3,8 @@
 -- nothing to grant.
 DO $$
 BEGIN
+    -- A temporary table of the same name would be written to instead of the books.
+    EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'kantis_app')
        AND current_user <> 'kantis_app' THEN
         GRANT USAGE ON SCHEMA public TO kantis_app;

@@ -27,7 +27,8 @@ CREATE TABLE suspension (
     reason    text NOT NULL CHECK (reason <> ''),
     approved_by text NOT NULL DEFAULT '',
     recorded_at timestamptz NOT NULL,
-    PRIMARY KEY (programme, start_on)
+    PRIMARY KEY (programme, start_on, end_on),
+    CHECK (approved_by = '' OR approved_by <> actor)
 );
 
 CREATE TABLE store (
@@ -70,6 +71,20 @@ CREATE TABLE card (
     activated_at timestamptz,
     blocked_at   timestamptz,
     replaced_by  text REFERENCES card
+);
+
+-- Who did what with a card, and why.
+CREATE TABLE card_change (
+    card_number text NOT NULL REFERENCES card,
+    change_no   bigint GENERATED ALWAYS AS IDENTITY,
+    change      text NOT NULL CHECK (change IN ('issued', 'activated', 'blocked', 'replaced',
+                                                'pooled')),
+    at          timestamptz NOT NULL,
+    actor       text NOT NULL,
+    reason      text NOT NULL,
+    approved_by text NOT NULL,
+    PRIMARY KEY (card_number, change_no),
+    CHECK (approved_by = '' OR approved_by <> actor)
 );
 
 CREATE TABLE card_link (

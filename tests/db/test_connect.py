@@ -1,0 +1,73 @@
+"""A server that could forget what it has acknowledged is refused; sessions are as they must be."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from kantis.db.cluster import Cluster
+from kantis.db.connect import MUST_BE_ON, UnsafeServer, check_server, connect, open_pool
+
+
+@pytest.fixture
+def place(reachable_directory: Path) -> Iterator[Path]:
+    yield reachable_directory
+    Cluster(reachable_directory).destroy()
+
+
+def test_a_server_that_may_forget_is_refused_and_the_setting_named(place: Path) -> None:
+    for name in MUST_BE_ON:
+        cluster = Cluster(place, {name: "off"})
+        cluster.start()
+        with (
+            connect(cluster.url()) as connection,
+            pytest.raises(UnsafeServer, match=f"runs with {name} = off; switch it on"),
+        ):
+            check_server(connection)
+        cluster.stop()
+    cluster = Cluster(place)
+    cluster.start()
+    with connect(cluster.url()) as connection:
+        check_server(connection)
+        # Less than "on", but what is acknowledged is on this machine's disk.
+        connection.execute("SET synchronous_commit = local")
+        check_server(connection)
+
+
+def test_the_settings_looked_at_are_those_that_lose_receipts() -> None:
+    assert set(MUST_BE_ON) == {"fsync", "full_page_writes", "synchronous_commit"}
+
+
+def test_a_session_runs_in_utc_commits_each_statement_and_does_not_wait_for_ever(
+    database_url: str,
+) -> None:
+    expected = {
+        "timezone": "UTC",
+        "lock_timeout": "10s",
+        "idle_in_transaction_session_timeout": "1min",
+        "transaction_isolation": "read committed",
+    }
+    with (
+        connect(database_url) as one,
+        open_pool(database_url, size=1) as pool,
+        pool.connection() as pooled,
+    ):
+        for connection in (one, pooled):
+            assert connection.autocommit
+            for name, value in expected.items():
+                row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
+                assert row == (value,)
+
+
+def test_a_pool_replaces_a_connection_that_the_server_has_closed(
+    database_url: str,
+) -> None:
+    with open_pool(database_url, size=1) as pool:
+        with pool.connection() as connection:
+            pid = connection.info.backend_pid
+        with psycopg.connect(database_url, autocommit=True) as killer:
+            killer.execute("SELECT pg_terminate_backend(%s)", [pid])
+        with pool.connection() as connection:
+            assert connection.info.backend_pid != pid
+            assert connection.execute("SELECT 1").fetchone() == (1,)

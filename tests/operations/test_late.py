@@ -1,0 +1,226 @@
+"""Late, shuffled, doubled: the same receipts end in the same books."""
+
+from datetime import timedelta
+from itertools import groupby
+from random import Random
+from typing import TYPE_CHECKING
+
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from kantis.core.receipt import Receipt, Return
+from kantis.core.standing import Decision, Standing
+from kantis.operations import sales
+
+if TYPE_CHECKING:
+    from tests.operations.conftest import Desk, Member
+
+POSTED = (
+    "SELECT t.event_no, kind, value_on, corrects, sum(amount)::int FROM transfer t"
+    " JOIN posting p USING (account_id, transfer_no)"
+    " WHERE account_id = %s AND book IN ('member', 'debt')"
+    " GROUP BY transfer_no, t.event_no, kind, value_on, corrects ORDER BY transfer_no"
+)
+
+
+def posted(desk: "Desk", member: "Member") -> list[tuple[int, str, str, bool, int]]:
+    rows = desk.connection.execute(POSTED, [member.account_id]).fetchall()
+    return [(event, kind, str(on), corrects, amount) for event, kind, on, corrects, amount in rows]
+
+
+def tiers(desk: "Desk", member: "Member") -> list[tuple[str, str, str]]:
+    rows = desk.connection.execute(
+        "SELECT from_on, old, new FROM tier_change WHERE account_id = %s"
+        " ORDER BY from_on, change_no",
+        [member.account_id],
+    ).fetchall()
+    return [(str(on), old, new) for on, old, new in rows]
+
+
+def decisions(desk: "Desk", member: "Member") -> list[tuple[str, Decision]]:
+    return [
+        (event.key.rpartition("/")[2], decision)
+        for _, event, decision in desk.history(member)
+        if "joined" not in event.key
+    ]
+
+
+def test_a_late_receipt_is_corrected_for_and_the_correction_names_it(desk: "Desk") -> None:
+    member = desk.join()
+    desk.sell(member, "2024-03-10 10:00", 500000)
+    desk.sell(member, "2024-03-12 10:00", 10000)
+    assert desk.standing(member).balance("bonus") == 5100
+    assert tiers(desk, member) == [("2024-03-01", "", "level-1")]
+
+    # With these 3,000 of the 9th, 8,000 were reached on the 10th: 3 % on the 12th.
+    late = desk.sell(member, "2024-03-09 10:00", 300000)
+    assert late.earned == {"bonus": 3000}
+    assert late.tier == "level-2"
+    assert posted(desk, member) == [
+        (2, "earned", "2024-03-10", False, 5000),
+        (3, "earned", "2024-03-12", False, 100),
+        (4, "earned", "2024-03-09", True, 3000),
+        (4, "earned", "2024-03-12", True, 200),
+    ]
+    assert tiers(desk, member) == [
+        ("2024-03-01", "", "level-1"),
+        ("2024-03-11", "level-1", "level-2"),
+    ]
+    assert desk.wrong(member) == []
+
+
+def test_a_late_receipt_ends_as_the_same_in_order(desk: "Desk") -> None:
+    in_order, late = desk.join(), desk.join()
+    days = [
+        ("2024-03-04 10:00", 790000),
+        ("2024-03-05 10:00", 10000),
+        ("2024-03-06 10:00", 20000),
+        ("2024-04-30 23:59", 100000),
+        ("2024-05-01 00:00", 100000),
+    ]
+    for number, (at, amount) in enumerate(days):
+        desk.sell(in_order, at, amount, number=f"{in_order.card}-{number}")
+    for number in (0, 2, 3, 4, 1):
+        at, amount = days[number]
+        desk.sell(late, at, amount, number=f"{late.card}-{number}")
+    same_as_in_order(desk, in_order, late)
+    assert desk.standing(late).balance("bonus") == 7900 + 100 + 600 + 3000 + 1000
+
+
+def test_what_was_answered_stays_when_what_is_decided_changes(desk: "Desk") -> None:
+    member = desk.join()
+    desk.sell(member, "2024-03-10 10:00", 500000)
+    second = desk.receipt(member.card, "2024-03-12 10:00", 10000)
+    (first,) = desk.record(second)
+    desk.sell(member, "2024-03-09 10:00", 300000)
+    (again,) = desk.record(second)
+    assert isinstance(first, sales.Recorded)
+    assert isinstance(again, sales.Recorded)
+    assert again == sales.Recorded(first.answer, replayed=True)
+    by_number = dict(decisions(desk, member))
+    assert by_number[second.number].total_earned("bonus") == 300
+
+
+def test_a_late_receipt_after_a_conversion_moves_the_conversion(plussa: "Desk") -> None:
+    member = plussa.join("2024-01-10 10:00")
+    plussa.sell(member, "2024-01-20 10:00", 99900)
+    plussa.sell(member, "2024-02-10 10:00", 100)
+    plussa.sell(member, "2024-03-10 10:00", 100)  # February ended with 1,000 points
+    assert plussa.standing(member).balance("plussa-money") == 500
+    plussa.sell(member, "2024-01-21 10:00", 100100)  # January with 2,000: two thousands then
+    standing = plussa.standing(member)
+    assert (standing.balance("points"), standing.balance("plussa-money")) == (2, 1000)
+    assert [(str(on), amount) for on, amount in plussa.lots(member) if amount >= 500] == [
+        ("2025-03-05", 1000)
+    ]
+    assert plussa.wrong(member) == []
+
+
+def test_a_late_return_before_another_of_the_same_line_is_as_in_order(desk: "Desk") -> None:
+    in_order, late = desk.join(), desk.join()
+    for member, turn in ((in_order, (0, 1)), (late, (1, 0))):
+        sale = desk.receipt(member.card, "2024-03-04 10:00", 3300, number=f"{member.card}-s")
+        desk.record(sale)
+        back = [
+            replace(desk.return_of(sale, at, (1, 1650)), number=f"{member.card}-{number}")
+            for number, at in enumerate(("2024-03-05 10:00", "2024-03-06 10:00"))
+        ]
+        for index in turn:
+            desk.take_back(back[index])
+    # 33 øre: 16 with the first half, 17 with the second.
+    taken = [decision.transfers[0].amount for _, decision in decisions(desk, late)[1:]]
+    assert taken == [-16, -17]
+    same_as_in_order(desk, in_order, late)
+
+
+def same_as_in_order(desk: "Desk", in_order: "Member", other: "Member") -> None:
+    """Check that two members whose receipts differ only in their prefix have the same books."""
+
+    def without_key(decisions: list[tuple[str, Decision]]) -> list[tuple[str, Decision]]:
+        return [(number.partition("-")[2], decision) for number, decision in decisions]
+
+    def standing(member: "Member") -> Standing:
+        found = desk.standing(member)
+        assert found.last is not None
+        return replace(found, last=(*found.last[:2], ""))
+
+    assert standing(other) == standing(in_order)
+    assert desk.lots(other) == desk.lots(in_order)
+    assert tiers(desk, other) == tiers(desk, in_order)
+    assert without_key(decisions(desk, other)) == without_key(decisions(desk, in_order))
+    assert desk.wrong_accounts(in_order, other) == []
+
+
+class Bought(msgspec.Struct, frozen=True):
+    """Two equal lines on some minute, and after how many more half of which line comes back."""
+
+    minute: int
+    amount: int
+    back: list[tuple[int, int]]
+
+
+MINUTES = 60 * 24 * 60
+purchases = st.lists(
+    st.builds(
+        Bought,
+        minute=st.integers(0, 100 * 24 * 60),
+        amount=st.sampled_from([100, 3300, 9999, 399999, 400000, 1250000]),
+        back=st.lists(st.tuples(st.integers(0, MINUTES), st.integers(1, 2)), max_size=2),
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=lambda bought: bought.minute,
+)
+
+
+def documents_of(desk: "Desk", member: "Member", bought: list[Bought]) -> list[Receipt | Return]:
+    """Give receipts and returns in the order in which they happened."""
+    start = desk.at("2024-03-02 10:00")
+    found: list[Receipt | Return] = []
+    for number, one in enumerate(bought):
+        at = f"{start + timedelta(minutes=one.minute):%Y-%m-%d %H:%M}"
+        name = f"{member.card}-{number}"
+        sale = desk.receipt(member.card, at, one.amount, one.amount, number=name)
+        found.append(sale)
+        for part, (minutes, line) in enumerate(one.back):
+            back_at = f"{start + timedelta(minutes=one.minute + minutes):%Y-%m-%d %H:%M}"
+            back = desk.return_of(sale, back_at, (line, one.amount // 2))
+            found.append(replace(back, number=f"{name}-{part}"))
+    return sorted(found, key=lambda one: (one.at, isinstance(one, Return), one.number))
+
+
+def send(desk: "Desk", documents: list[Receipt | Return]) -> None:
+    """Send documents as tills do: what follows each other and is alike goes in one batch."""
+    for are_sales, batch in groupby(documents, key=lambda one: isinstance(one, Receipt)):
+        some = list(batch)
+        if are_sales:
+            results = desk.record(*(one for one in some if isinstance(one, Receipt)))
+        else:
+            results = desk.take_back(*(one for one in some if isinstance(one, Return)))
+        assert all(isinstance(result, sales.Recorded) for result in results), results
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    database=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(bought=purchases, order=st.randoms(use_true_random=False), at_once=st.booleans())
+def test_any_order_with_doubles_ends_as_in_order(
+    desk: "Desk", plussa: "Desk", *, bought: list[Bought], order: Random, at_once: bool
+) -> None:
+    for one_desk in (desk, plussa):
+        in_order, shuffled = one_desk.join(), one_desk.join()
+        for document in documents_of(one_desk, in_order, bought):
+            send(one_desk, [document])
+        documents = documents_of(one_desk, shuffled, bought)
+        documents += order.choices(documents, k=2)
+        order.shuffle(documents)
+        for batch in [documents] if at_once else [[document] for document in documents]:
+            send(one_desk, batch)
+        same_as_in_order(one_desk, in_order, shuffled)
