@@ -12,7 +12,6 @@ from functools import cached_property
 
 import msgspec
 from msgspec import Struct
-from stdnum import get_cc_module
 
 from kantis.core import admission, spending
 from kantis.core.admission import Applicant, Warrant
@@ -48,6 +47,7 @@ from kantis.core.replay import Fold
 from kantis.core.standing import Decision, Standing
 from kantis.core.step import caught_up
 from kantis.core.terms import Terms
+from kantis.operations.members import number_is_valid
 
 MINOR = 100
 """Minor units in a major one: every currency of the cases has two decimals."""
@@ -201,16 +201,6 @@ def opening_of(open_: Open, *, terms: Terms, at: datetime, key: str) -> Opened:
         sums={month: int(amount * MINOR) for month, amount in open_.sums.items()},
         fees_charged=open_.fees_charged,
     )
-
-
-def number_is_valid(terms: Terms, number: str) -> bool:
-    """Tell whether an organization number has the form that the terms name (`no.orgnr`)."""
-    form = terms.membership.organization_number
-    if not form:
-        return True
-    country, name = form.split(".")
-    module = get_cc_module(country, name)
-    return module is not None and bool(module.is_valid(number))
 
 
 # --- the pure world ------------------------------------------------------------------------

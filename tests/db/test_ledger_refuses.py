@@ -154,6 +154,18 @@ ATTACKS = {
         "UPDATE receipt_key SET event_no = NULL WHERE event_no IS NOT NULL",
         "violates check",
     ),
+    "an event's content edited": (
+        "UPDATE event SET content = '{}'",
+        f"{APPEND_ONLY}|permission denied",
+    ),
+    "an event's answer edited": (
+        "UPDATE event SET answer = '{}'",
+        f"{APPEND_ONLY}|permission denied",
+    ),
+    "a receipt key for another content": (
+        "UPDATE receipt_key SET content_hash = key_hash",
+        f"{APPEND_ONLY}|permission denied",
+    ),
     "an event deleted": ("DELETE FROM event", f"{APPEND_ONLY}|permission denied"),
     "events truncated": ("TRUNCATE event CASCADE", f"{APPEND_ONLY}|permission denied"),
     "an event's key used twice": (

@@ -7,7 +7,7 @@ import pytest
 from kantis.core.admission import Warrant
 from kantis.core.events import Held
 from kantis.core.periods import Period
-from kantis.core.refusals import NotEnough, TermsAlreadyPublished
+from kantis.core.refusals import NotEnough, TermsAlreadyPublished, TermsTooLate
 from kantis.db import programmes
 from kantis.operations import publishing, spending, upkeep
 
@@ -191,4 +191,21 @@ def test_a_new_version_makes_accounts_due_on_its_first_day(lonely: "Desk") -> No
     # Judged by the terms in force at the time of the purchase, whenever it comes.
     assert lonely.sell(member, "2024-08-01 00:00", 10000).earned == {"bonus": 200}
     assert lonely.sell(member, "2024-07-31 23:59", 10000).earned == {"bonus": 100}
+    assert lonely.wrong(member) == []
+
+
+def test_terms_for_days_that_accounts_have_lived_through_are_refused(lonely: "Desk") -> None:
+    member = with_bonus(lonely)
+    ((source,),) = lonely.connection.execute(
+        "SELECT source FROM terms_version WHERE programme = 'alltid'"
+    ).fetchall()
+    source = source.replace("valid_from = 2016-01-01", "valid_from = 2024-03-04")
+    with pytest.raises(TermsTooLate):
+        publishing.publish_terms(
+            lonely.connection, source=source, at=lonely.at("2024-03-05 10:00"), by="publisher"
+        )
+    later = source.replace("valid_from = 2024-03-04", "valid_from = 2024-03-05")
+    assert publishing.publish_terms(
+        lonely.connection, source=later, at=lonely.at("2024-03-05 10:00"), by="publisher"
+    )
     assert lonely.wrong(member) == []

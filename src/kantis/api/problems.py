@@ -49,6 +49,7 @@ STATUS: dict[type[Refusal], int] = {
     refusals.ReturnedMoreThanBought: 409,
     refusals.TermsAlreadyPublished: 409,
     refusals.TermsNotInForce: 409,
+    refusals.TermsTooLate: 409,
     # The terms never allow this content.
     refusals.AmountsDoNotAddUp: 422,
     refusals.CardKindUnknown: 422,

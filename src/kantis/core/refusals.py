@@ -277,6 +277,13 @@ class TermsAlreadyPublished(Refusal):
     way_out = "A published version is never edited; publish a new one from a later day."
 
 
+class TermsTooLate(Refusal):
+    """Accounts have already lived through the day from which these terms would hold."""
+
+    code = "terms-too-late"
+    way_out = "Publish terms before they begin: from a day after the one named in `passed_on`."
+
+
 def all_refusals() -> tuple[type[Refusal], ...]:
     """Give every refusal, in the order of this file."""
     return tuple(Refusal.__subclasses__())

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -50,6 +51,7 @@ class Known(Struct, frozen=True):
     content: bytes
 
 
+@lru_cache(maxsize=10_000)
 def hash_of(key: str) -> bytes:
     """Give the hash under which a receipt's key is remembered."""
     return sha256(key.encode()).digest()

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from kantis.core.periods import Period
 from kantis.core.programme import Programme
-from kantis.core.refusals import StoreUnknown, TermsAlreadyPublished, TermsNotInForce
+from kantis.core.refusals import StoreUnknown, TermsAlreadyPublished, TermsNotInForce, TermsTooLate
 from kantis.core.terms import Terms
 from kantis.core.terms_text import read_terms
 
@@ -92,6 +92,7 @@ def publish(
     """Keep a version for ever; give whether it is new. Accounts look at it when it begins.
 
     :raises TermsAlreadyPublished: the day has other terms already
+    :raises TermsTooLate: an account has lived through the day under the terms before
     """
     connection.execute(
         "INSERT INTO programme (programme) VALUES (%s) ON CONFLICT DO NOTHING", [programme]
@@ -106,6 +107,12 @@ def publish(
         if bytes(row[0]) != digest:
             raise TermsAlreadyPublished(programme=programme, valid_from=valid_from)
         return False
+    ((passed_on,),) = connection.execute(
+        "SELECT max((standing ->> 'through_on')::date) FROM account WHERE programme = %s",
+        [programme],
+    ).fetchall()
+    if passed_on is not None and passed_on >= valid_from:
+        raise TermsTooLate(valid_from=valid_from, passed_on=passed_on)
     connection.execute(
         "INSERT INTO terms_version (programme, valid_from, hash, source, published_at,"
         " published_by) VALUES (%s, %s, %s, %s, %s, %s)",

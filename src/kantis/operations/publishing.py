@@ -16,6 +16,7 @@ def publish_terms(connection: psycopg.Connection, *, source: str, at: datetime, 
 
     :raises TermsFaulty: with every fault, also against the versions already published
     :raises TermsAlreadyPublished: the day has other terms already
+    :raises TermsTooLate: an account has lived through the day under the terms before
     """
     with connection.transaction():
         terms = read_terms(source)

@@ -19,6 +19,7 @@ from kantis.core.spending import admit_payments, check_unpaid
 from kantis.core.standing import Standing
 from kantis.core.step import caught_up, step
 from kantis.db import accounts, journal, programmes, strays
+from kantis.db.accounts import Account
 from kantis.db.journal import INSTANT, Journal, Known
 from kantis.db.programmes import Store
 
@@ -49,6 +50,9 @@ class Recorded(Struct, frozen=True):
 
 
 Result = Recorded | Refusal
+
+Booked = tuple[Answer, Account | None]
+"""What is answered to a new document, and the account that it was booked to, if any."""
 
 
 def record_receipts(
@@ -172,30 +176,43 @@ class _Batch:
         self.warrant = warrant
         self.journal = Journal(connection, now=now)
         self.known: dict[bytes, Known] = {}
+        self.taken: dict[str, tuple[bytes, bytes, Receipt | Return]] = {}
 
     def each(
-        self, documents: Sequence[Document], one: Callable[[Document, str], Answer]
+        self, documents: Sequence[Document], one: Callable[[Document, str], Booked]
     ) -> list[Result]:
         """Take documents in the order in which they happened; give results as they were sent."""
         in_order = sorted(range(len(documents)), key=lambda index: documents[index].at)
         results = {index: self._once(documents[index], one) for index in in_order}
         return [results[index] for index in range(len(documents))]
 
-    def _once(self, document: Document, one: Callable[[Document, str], Answer]) -> Result:
+    def _once(self, document: Document, one: Callable[[Document, str], Booked]) -> Result:
         key = key_of(self.name, document)
         content_hash = fingerprint(document)
-        if (known := self.known.get(journal.hash_of(key))) is not None:
-            if known.content_hash == content_hash:
-                return Recorded(Raw(known.answer), replayed=True)
-            return ReceiptDiffers(receipt=key, field=_difference(known, document))
+        if (again := self._again(document, key, content_hash)) is not None:
+            return again
         try:
-            answer = msgspec.json.encode(one(document, key))
+            answer, account = one(document, key)
         except Refusal as refusal:
             return refusal
-        self.known[journal.hash_of(key)] = Known(
-            content_hash, None, None, answer, msgspec.json.encode(document)
-        )
-        return Recorded(Raw(answer))
+        self.journal.remember(key, content_hash, account)
+        encoded = msgspec.json.encode(answer)
+        self.taken[key] = (content_hash, encoded, document)
+        return Recorded(Raw(encoded))
+
+    def _again(self, document: Document, key: str, content_hash: bytes) -> Result | None:
+        """Answer a key that was used before, in this batch or ever."""
+        if (taken := self.taken.get(key)) is not None:
+            before_hash, answer, before = taken
+            field = first_difference(before, document)
+        elif (known := self.known.get(journal.hash_of(key))) is not None:
+            before_hash, answer = known.content_hash, known.answer
+            field = "" if before_hash == content_hash else _difference(known, document)
+        else:
+            return None
+        if before_hash == content_hash:
+            return Recorded(Raw(answer), replayed=True)
+        return ReceiptDiffers(receipt=key, field=field)
 
 
 class _Sales(_Batch):
@@ -219,7 +236,7 @@ class _Sales(_Batch):
         strays.take_waiting_returns(self.journal, self.programme, self.accounts, new, self.warrant)
         return results
 
-    def _one(self, receipt: Receipt, key: str) -> Answer:
+    def _one(self, receipt: Receipt, key: str) -> Booked:
         check_receipt(self.programme, receipt, now=self.now)
         if receipt.store not in self.stores:
             raise StoreUnknown(store=receipt.store)
@@ -239,14 +256,12 @@ class _Sales(_Batch):
         decision = self.journal.move(self.programme, account, sale, self.warrant)
         answer = answer_of(key, decision, account.standing)
         self.journal.answer(answer)
-        self.journal.remember(key, fingerprint(receipt), account)
-        return answer
+        return answer, account
 
-    def _keep(self, receipt: Receipt, key: str, nothing: str) -> Answer:
+    def _keep(self, receipt: Receipt, key: str, nothing: str) -> Booked:
         """Keep a receipt that stands for no account."""
         check_unpaid(self.programme, receipt, nothing)
         answer = Answer(key=key, nothing=nothing)
-        self.journal.remember(key, fingerprint(receipt), None)
         self.journal.keep_stray(
             programme=self.name,
             key=key,
@@ -255,7 +270,7 @@ class _Sales(_Batch):
             answer=answer,
             card_number=receipt.card,
         )
-        return answer
+        return answer, None
 
 
 class _Returns(_Batch):
@@ -284,7 +299,7 @@ class _Returns(_Batch):
         sale = self.sales.get(journal.hash_of(sale_key))
         return sale is not None and sale.account_id is not None
 
-    def _one(self, document: Return, key: str) -> Answer:
+    def _one(self, document: Return, key: str) -> Booked:
         check_time(self.programme, document.at, now=self.now)
         if document.store not in self.stores:
             raise StoreUnknown(store=document.store)
@@ -309,12 +324,10 @@ class _Returns(_Batch):
         decision = self.journal.move(self.programme, account, returned, self.warrant)
         answer = answer_of(key, decision, account.standing)
         self.journal.answer(answer)
-        self.journal.remember(key, fingerprint(document), account)
-        return answer
+        return answer, account
 
-    def _keep(self, document: Return, key: str, nothing: str, sale_key: str) -> Answer:
+    def _keep(self, document: Return, key: str, nothing: str, sale_key: str) -> Booked:
         answer = Answer(key=key, nothing=nothing)
-        self.journal.remember(key, fingerprint(document), None)
         self.journal.keep_stray(
             programme=self.name,
             key=key,
@@ -323,7 +336,7 @@ class _Returns(_Batch):
             answer=answer,
             sale_key=sale_key,
         )
-        return answer
+        return answer, None
 
 
 def _sale(receipt: Receipt, key: str, store: Store | None) -> Sale:

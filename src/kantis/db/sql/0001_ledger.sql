@@ -250,6 +250,11 @@ CREATE TRIGGER terms_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON terms_ve
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER receipt_key_kept BEFORE DELETE OR TRUNCATE ON receipt_key
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER receipt_key_unchanged BEFORE UPDATE OF key_hash, content_hash ON receipt_key
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER event_unchanged BEFORE UPDATE OF account_id, event_no, kind, at, rank, key, sale_key,
+    content, answer, actor, reason, approved_by, recorded_at ON event
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 CREATE TRIGGER event_kept BEFORE DELETE OR TRUNCATE ON event
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
