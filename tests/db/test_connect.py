@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 
 from kantis.db.cluster import Cluster
 from kantis.db.connect import MUST_BE_ON, UnsafeServer, check_server, connect, open_pool
+
+if TYPE_CHECKING:
+    from tests.conftest import Server
 
 
 @pytest.fixture
@@ -61,12 +64,12 @@ def test_a_session_runs_in_utc_commits_each_statement_and_does_not_wait_for_ever
 
 
 def test_a_pool_replaces_a_connection_that_the_server_has_closed(
-    database_url: str,
+    server: "Server", database_url: str
 ) -> None:
     with open_pool(database_url, size=1) as pool:
         with pool.connection() as connection:
             pid = connection.info.backend_pid
-        with psycopg.connect(database_url, autocommit=True) as killer:
+        with server.administration() as killer:
             killer.execute("SELECT pg_terminate_backend(%s)", [pid])
         with pool.connection() as connection:
             assert connection.info.backend_pid != pid
