@@ -326,7 +326,7 @@ def tick(
 ) -> None:
     """Follow the calendar to a day: reviews, conversions, expiry, holds that run out."""
     with _database() as connection:
-        for name in [programme] if programme else programmes.names(connection):
+        for name in [Path(programme).name] if programme else programmes.names(connection):
             visited = 0
             while True:
                 done = upkeep.tick(connection, programme=name, through=until.date(), now=_now())
@@ -349,7 +349,7 @@ def suspend(
     with _database() as connection:
         upkeep.suspend(
             connection,
-            programme=programme,
+            programme=Path(programme).name,
             period=Period(start.date(), end.date()),
             now=_now(),
             warrant=Warrant(actor, reason, approved_by),
@@ -367,9 +367,9 @@ def store_add(
     chain: Annotated[str, typer.Option(help="Its chain, which terms select by.")] = "",
     entity: Annotated[str, typer.Option(help="The legal entity that runs it.")] = "",
 ) -> None:
-    """Make a store known."""
+    """Make a store known, or change its chain and entity."""
     with _database() as connection:
-        name = programme or _only_programme(connection)
+        name = Path(programme).name or _only_programme(connection)
         publishing.add_store(connection, programme=name, store=Store(store, chain, entity))
     console.print(f"{name}: {store} is known")
 
@@ -379,17 +379,26 @@ def till_add(
     store: Annotated[str, typer.Argument(help="The till's store.")],
     programme: Annotated[str, typer.Option(help="The programme.")] = "",
     label: Annotated[str, typer.Option(help="What to call the till.")] = "till",
+    staff: Annotated[bool, typer.Option("--staff", help="A desk: it also enrols.")] = False,
 ) -> None:
-    """Let a till in: prints its token, once."""
+    """Let a till or a staff desk in: prints its token, once."""
     with _database() as connection:
-        name = programme or _only_programme(connection)
-        console.print(_new_token(connection, name, store, label), soft_wrap=True)
+        name = Path(programme).name or _only_programme(connection)
+        console.print(_new_token(connection, name, store, label, staff=staff), soft_wrap=True)
 
 
-def _new_token(connection: psycopg.Connection, programme: str, store: str, label: str) -> str:
+def _new_token(
+    connection: psycopg.Connection, programme: str, store: str, label: str, *, staff: bool = False
+) -> str:
     token = secrets.token_urlsafe(32)
     publishing.add_till(
-        connection, programme=programme, store=store, label=label, token=token, at=_now()
+        connection,
+        programme=programme,
+        store=store,
+        label=label,
+        kind="staff" if staff else "till",
+        token=token,
+        at=_now(),
     )
     return token
 

@@ -6,15 +6,12 @@ from procrastinate import App, PsycopgConnector
 from psycopg_pool import ConnectionPool
 
 from kantis.db import programmes
-from kantis.operations.upkeep import tick
+from kantis.operations.upkeep import ACCOUNTS_AT_ONCE, tick
 
 EVERY_MINUTE = "* * * * *"
 
-LIMIT = 500
-"""Accounts in one transaction."""
 
-
-def follow_calendars(pool: ConnectionPool, *, now: datetime) -> int:
+def follow_calendars(pool: ConnectionPool, *, now: datetime, limit: int = ACCOUNTS_AT_ONCE) -> int:
     """Follow the calendar of every programme up to its own today; give the accounts visited.
 
     Safe to run by several at once: what one has done is not due any more for another.
@@ -26,10 +23,10 @@ def follow_calendars(pool: ConnectionPool, *, now: datetime) -> int:
         }
     visited = 0
     for name, today in days.items():
-        done = LIMIT
-        while done == LIMIT:
+        done = limit
+        while done == limit:
             with pool.connection() as connection:
-                done = tick(connection, programme=name, through=today, now=now, limit=LIMIT)
+                done = tick(connection, programme=name, through=today, now=now, limit=limit)
             visited += done
     return visited
 
@@ -42,9 +39,10 @@ def build_jobs(url: str, pool: ConnectionPool) -> App:
         )
     )
 
-    # One at a time, and at most one waiting: a worker that was away has nothing to catch up with.
+    # At most one waiting: a worker that was away has nothing to catch up with. No lock: several
+    # may run at once, and one that a killed worker held would never be let go.
     @jobs.periodic(cron=EVERY_MINUTE)
-    @jobs.task(name="follow-calendars", lock="calendars", queueing_lock="calendars")
+    @jobs.task(name="follow-calendars", queueing_lock="calendars")
     def follow(timestamp: int) -> int:
         del timestamp
         return follow_calendars(pool, now=datetime.now(UTC))

@@ -59,7 +59,17 @@ def set_up(url: str) -> None:
                     programme=programme,
                     store=store,
                     label="1",
+                    kind="staff",
                     token=f"{token}-{store}",
+                    at=now,
+                )
+                publishing.add_till(
+                    connection,
+                    programme=programme,
+                    store=store,
+                    label="2",
+                    kind="till",
+                    token=f"{token}-{store}-till",
                     at=now,
                 )
             members.enrol(
@@ -121,6 +131,13 @@ def client_of(base_url: str, programme: str, store: str = "north") -> httpx.Clie
 def till(base_url: str) -> Iterator[httpx.Client]:
     """Speak as a till of the cash-and-carry."""
     with client_of(base_url, "alltid") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def mere_till(base_url: str) -> Iterator[httpx.Client]:
+    """Speak as a till of the cash-and-carry whose token is no desk's."""
+    with client_of(base_url, "alltid", "north-till") as client:
         yield client
 
 

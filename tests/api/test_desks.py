@@ -186,7 +186,7 @@ def test_balances_are_opened_once_and_by_two_persons(
     before = booked()
     for change, said in (
         ({"approved_by": ""}, (403, "approval-missing")),
-        ({"approved_by": "till:north/1"}, (403, "approval-missing")),
+        ({"approved_by": "staff:north/1"}, (403, "approval-missing")),
         ({"lots": [lot | {"unit": "beans"}]}, (422, "unit-unknown")),
         ({"tier": "level-9"}, (422, "unit-unknown")),
         ({"lots": [lot | {"amount": 2**64}]}, (422, "malformed")),
@@ -211,4 +211,20 @@ def test_an_idempotency_key_is_needed_and_has_a_form(till: httpx.Client, booked:
         answer = till.post("/v1/members", json=APPLICATION, headers=headers)
         assert code(answer) == (422, "malformed")
         assert answer.json()["fields"]["path"] == "header Idempotency-Key"
+    assert booked() == before
+
+
+def test_a_tills_token_opens_no_desk(
+    mere_till: httpx.Client, a_member: Enrol, booked: Count
+) -> None:
+    account_id, card = a_member()
+    before = booked()
+    for path, body in (
+        ("/v1/members", APPLICATION),
+        (f"/v1/members/{account_id}/opening", {"lots": []}),
+        (f"/v1/members/{account_id}/leave", {"cause": "member"}),
+        (f"/v1/cards/{card}/block", {}),
+    ):
+        assert code(send(mere_till, path, body)) == (403, "not-for-this-token"), path
+    assert mere_till.get(f"/v1/cards/{card}").status_code == 200
     assert booked() == before

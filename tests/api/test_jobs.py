@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from psycopg_pool import ConnectionPool
 
-from kantis import jobs
 from kantis.core.admission import Warrant
 from kantis.core.events import Opened, OpeningLot
 from kantis.db.cluster import APP
@@ -38,7 +37,7 @@ def due(pool: ConnectionPool) -> int:
 
 
 def make_all_due(pool: ConnectionPool) -> int:
-    """Make every account due in the past, as terms do that are published with an earlier day."""
+    """Make every account due in the past, as no operation does."""
     with pool.connection() as connection:
         return connection.execute("UPDATE account SET next_due_on = '2020-01-01'").rowcount
 
@@ -60,13 +59,10 @@ def bring_bonus(pool: ConnectionPool) -> None:
         )
 
 
-def test_it_comes_to_an_end_also_where_nothing_is_left_to_do(
-    own_pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs, "LIMIT", 1)
+def test_it_comes_to_an_end_also_where_nothing_is_left_to_do(own_pool: ConnectionPool) -> None:
     bring_bonus(own_pool)
     accounts = make_all_due(own_pool)
-    assert follow_calendars(own_pool, now=datetime.now(UTC)) == accounts == 3
+    assert follow_calendars(own_pool, now=datetime.now(UTC), limit=1) == accounts == 3
     assert due(own_pool) == 0
     assert follow_calendars(own_pool, now=datetime.now(UTC)) == 0
 

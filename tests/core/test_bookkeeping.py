@@ -122,7 +122,7 @@ def test_what_is_given_back_keeps_its_expiry(key: LotKey) -> None:
     account.spend(7)
     parts = [part for part in account.transfers[-1].parts if part.lot]
     back = [type(part)(part.lot, -part.amount) for part in parts]
-    account.books.give_back("X-2", "points", back, entity="shop", on=TODAY)
+    account.books.give_back("X-2", "points", back, fresh=key, entity="shop", on=TODAY)
     assert account.lots == {key: 10}
 
 

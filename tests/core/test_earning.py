@@ -149,5 +149,6 @@ def assert_nothing_on_lines_without_the_clause(
     earner: Earner, whole: Receipt, one: Earned, parts: list[int]
 ) -> None:
     for line, part in zip(whole.lines, parts, strict=True):
-        if line.fee or earner.exclusion_of(line) or one.rule not in earner.rules_for(line):
+        is_fee = line.fee in earner.fees
+        if is_fee or earner.exclusion_of(line) or one.rule not in earner.rules_for(line):
             assert part == 0

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from kantis.core.receipt import Receipt, Return
+from kantis.core.refusals import Refusal
 from kantis.core.standing import Decision, Standing
-from kantis.operations import sales
+from kantis.operations import sales, upkeep
 
 if TYPE_CHECKING:
     from tests.operations.conftest import Desk, Member
@@ -224,3 +225,21 @@ def test_any_order_with_doubles_ends_as_in_order(
         for batch in [documents] if at_once else [[document] for document in documents]:
             send(one_desk, batch)
         same_as_in_order(one_desk, in_order, shuffled)
+
+
+def test_a_receipt_from_before_the_calendar_that_was_followed_is_late(desk: "Desk") -> None:
+    early, late = desk.join(), desk.join()
+    for member in (early, late):
+        desk.sell(member, "2024-03-10 10:00", 100000)
+    desk.sell(early, "2024-03-20 10:00", 2_500_000)
+
+    at = desk.at("2024-04-02 00:00")
+    upkeep.tick(desk.connection, programme="alltid", through=at.date(), now=at)
+    (answer,) = desk.record(
+        desk.receipt(late.card, "2024-03-20 10:00", 2_500_000), now=desk.at("2024-04-02 10:00")
+    )
+
+    assert not isinstance(answer, Refusal)
+    assert desk.look(late, "2024-04-02 11:00").tier == "level-3"
+    assert desk.look(early, "2024-04-02 11:00").tier == "level-3"
+    assert desk.wrong(early, late) == []

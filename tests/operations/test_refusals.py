@@ -3,15 +3,18 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from kantis.core.admission import Applicant, Warrant
 from kantis.core.events import Held, Joined, Left, Opened, OpeningLot, Released, StatusChanged
-from kantis.core.periods import Period
+from kantis.core.periods import ONE_DAY, Period
+from kantis.core.receipt import Tender
 from kantis.core.refusals import (
     AccountUnknown,
     AlreadyJoined,
     AlreadyOpened,
+    AmountsDoNotAddUp,
     ApprovalMissing,
     CardKindUnknown,
     CardNumberTaken,
@@ -31,6 +34,7 @@ from kantis.core.refusals import (
     StoreUnknown,
     SuspensionNotAllowed,
     TermsNotInForce,
+    TimeImpossible,
     UnitNotSpendable,
 )
 from kantis.operations import cards, members, publishing, sales, spending, upkeep
@@ -315,6 +319,7 @@ def add_till(desk: "Desk", _: "Member") -> None:
         programme="alltid",
         store="nowhere",
         label="1",
+        kind="till",
         token="t",  # noqa: S106 - of a test
         at=desk.at("2024-03-05 10:00"),
     )
@@ -364,3 +369,24 @@ def test_what_is_refused_leaves_everything_as_it_was(
     with pytest.raises(refusal):
         attempt(desk, member)
     assert (desk.rows(), desk.standing(member)) == before
+
+
+def test_bonus_buys_no_change_and_a_negative_payment_earns_nothing(desk: "Desk") -> None:
+    member = desk.join()
+    desk.sell(member, "2024-03-04 10:00", 1_000_000)
+    before = desk.rows()
+    for total, paid in ((100, {"bonus": 10_000}), (10_000, {"bonus": -10_000})):
+        receipt = desk.receipt(member.card, "2024-03-05 10:00", total, paid=paid)
+        cash = Tender("cash", total - paid["bonus"])
+        odd = msgspec.structs.replace(
+            receipt, tenders=(Tender("bonus", paid["bonus"]), cash), proof="staff"
+        )
+        (result,) = desk.record(odd, now=desk.at("2024-03-05 11:00"))
+        assert isinstance(result, AmountsDoNotAddUp)
+    assert desk.rows() == before
+
+
+def test_a_day_that_has_not_come_is_not_ticked(desk: "Desk") -> None:
+    at = desk.at("2024-03-05 10:00")
+    with pytest.raises(TimeImpossible):
+        upkeep.tick(desk.connection, programme="alltid", through=at.date() + ONE_DAY, now=at)

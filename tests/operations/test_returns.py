@@ -7,6 +7,7 @@ import msgspec
 from kantis.core.admission import Warrant
 from kantis.core.answers import Answer
 from kantis.core.events import Opened, OpeningLot
+from kantis.core.receipt import Line
 from kantis.core.refusals import ReturnedMoreThanBought, TimeImpossible
 from kantis.operations import members, sales
 
@@ -147,4 +148,33 @@ def test_what_was_spent_since_becomes_a_debt(desk: "Desk") -> None:
         "SELECT balance, debt FROM balance WHERE account_id = %s", [member.account_id]
     ).fetchall()
     assert found == [(-4500, 4500)]
+    assert desk.wrong(member) == []
+
+
+def test_goods_bought_with_a_bottle_voucher_can_be_returned_whole(desk: "Desk") -> None:
+    member = desk.join()
+    sale = desk.receipt(member.card, "2024-03-04 10:00", 200)
+    sale = msgspec.structs.replace(
+        sale, lines=(Line(1000, "food", "bread"), Line(-800, "deposit", "voucher"))
+    )
+    desk.record(sale, now=desk.at("2024-03-04 10:00"))
+    (result,) = desk.take_back(desk.return_of(sale, "2024-03-05 10:00", (1, 1000)))
+    assert not isinstance(result, ReturnedMoreThanBought)
+    assert desk.wrong(member) == []
+
+
+def test_a_line_taken_back_on_the_receipt_cannot_be_returned(desk: "Desk") -> None:
+    member = desk.join()
+    sale = desk.receipt(member.card, "2024-03-04 10:00", 5000)
+    sale = msgspec.structs.replace(
+        sale,
+        lines=(
+            Line(10_000, "food", "ham"),
+            Line(-10_000, "food", "ham"),
+            Line(5000, "food", "bread"),
+        ),
+    )
+    desk.record(sale, now=desk.at("2024-03-04 10:00"))
+    (result,) = desk.take_back(desk.return_of(sale, "2024-03-05 10:00", (1, 10_000)))
+    assert isinstance(result, ReturnedMoreThanBought)
     assert desk.wrong(member) == []

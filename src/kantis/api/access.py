@@ -48,9 +48,6 @@ WHO = {
 }
 """Which kinds of token may call a handler; every handler is named here, which a test holds."""
 
-KINDS = TILL | STAFF
-"""What every token is today: tokens are per store, whoever stands at its desk."""
-
 ATTEMPTS = 3
 """How often something is tried against others' transactions before we answer 503."""
 
@@ -79,7 +76,7 @@ class Till(Struct, frozen=True):
 
         :raises ApprovalMissing: who asks and who approves are one
         """
-        actor = f"till:{self.token.store}/{self.token.label}"
+        actor = f"{self.token.kind}:{self.token.store}/{self.token.label}"
         if approved_by == actor:
             raise ApprovalMissing(approved_by=approved_by)
         return Warrant(actor, reason, approved_by)
@@ -134,7 +131,7 @@ async def let_in(
     found = await sync_to_thread(_find, pool, sha256(token.strip().encode()).digest())
     if found is None:
         raise TokenUnknown("The token is not known, or was revoked.")
-    if not KINDS & WHO[handler.handler_name]:
+    if found.kind not in WHO[handler.handler_name]:
         raise NotForThisToken(
             "The token may not do this.", allowed=sorted(WHO[handler.handler_name])
         )

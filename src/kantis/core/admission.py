@@ -4,6 +4,7 @@
 standing caught up to the moment. Spending has a module of its own, `kantis.core.spending`.
 """
 
+from collections import Counter
 from datetime import date, datetime, timedelta
 from typing import Literal
 
@@ -20,7 +21,7 @@ from kantis.core.events import (
 )
 from kantis.core.periods import Period, add_months, read_month
 from kantis.core.programme import Programme
-from kantis.core.receipt import Receipt, Return
+from kantis.core.receipt import Line, Receipt, Return
 from kantis.core.refusals import (
     AlreadyJoined,
     AlreadyOpened,
@@ -43,7 +44,7 @@ from kantis.core.refusals import (
 )
 from kantis.core.spending import check_member
 from kantis.core.standing import Standing
-from kantis.core.terms import Terms
+from kantis.core.terms import ReviewLadder, Terms
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far a till's clock may be ahead of ours."""
@@ -172,7 +173,7 @@ def admit_opening(
     """
     terms = programme.terms_at(opening.at)
     check_member(standing)
-    if standing.sums or standing.lots or standing.debts or standing.fees_charged:
+    if standing.is_opened or standing.sums or standing.lots or standing.debts:
         raise AlreadyOpened
     units = {unit.name for unit in terms.unit}
     for lot in opening.lots:
@@ -181,6 +182,8 @@ def admit_opening(
     tiers = {tier.name for tier in terms.tier}
     if opening.tier and opening.tier not in tiers:
         raise UnitUnknown(tier=opening.tier, known=sorted(tiers))
+    if opening.tier and opening.tier_until is None and isinstance(terms.ladder, ReviewLadder):
+        raise UnitUnknown(tier=opening.tier, missing="tier_until")
     for month in opening.sums:
         if read_month(month) is None:
             raise UnitUnknown(month=month)
@@ -269,7 +272,13 @@ def check_receipt(programme: Programme, receipt: Receipt, *, now: datetime) -> N
         tenders_minor = sum(tender.amount_minor for tender in receipt.tenders)
         if tenders_minor != receipt.total_minor:
             raise AmountsDoNotAddUp(total_minor=receipt.total_minor, tenders_minor=tenders_minor)
-    currency = programme.terms_at(receipt.at).currency
+    terms = programme.terms_at(receipt.at)
+    units = {unit.name for unit in terms.unit}
+    paid = [tender.amount_minor for tender in receipt.tenders if tender.kind in units]
+    if any(amount <= 0 for amount in paid) or sum(paid) > max(receipt.total_minor, 0):
+        # Change would turn bonus into cash (S-9).
+        raise AmountsDoNotAddUp(total_minor=receipt.total_minor, paid_with_units=sum(paid))
+    currency = terms.currency
     if receipt.currency != currency:
         raise CurrencyUnknown(currency=receipt.currency, expected=currency)
 
@@ -277,29 +286,25 @@ def check_receipt(programme: Programme, receipt: Receipt, *, now: datetime) -> N
 def check_return(past: PastSale, document: Return) -> None:
     """Check that no line comes back beyond what was bought and is still out.
 
-    Nor may all of them together exceed what was paid: a line can have been taken back on
-    the receipt itself.
+    A line taken back on the receipt itself counts against those of the same product.
 
     :raises ReturnedMoreThanBought:
     """
     lines = past.sale.receipt.lines
-    still_out = past.sale.receipt.total_minor - sum(past.returned.values())
-    left: dict[int, int] = {}
-    for back in document.lines:
-        bought = lines[back.line - 1].amount_minor if back.line <= len(lines) else 0
-        before = left.get(back.line, bought - past.returned.get(back.line, 0))
-        left[back.line] = before - back.amount_minor
-        if left[back.line] < 0:
+    back = Counter(past.returned)
+    alike: Counter[tuple[str, str]] = Counter()
+    for number, line in enumerate(lines, start=1):
+        alike[line.category, line.product] += line.amount_minor - back[number]
+    for one in document.lines:
+        line = lines[one.line - 1] if one.line <= len(lines) else Line(0)
+        key = (line.category, line.product)
+        left = min(line.amount_minor - back[one.line], alike[key])
+        if one.amount_minor > left:
             raise ReturnedMoreThanBought(
-                line=back.line, asked_minor=back.amount_minor, left_minor=max(before, 0)
+                line=one.line, asked_minor=one.amount_minor, left_minor=max(left, 0)
             )
-        still_out -= back.amount_minor
-        if still_out < 0:
-            raise ReturnedMoreThanBought(
-                line=back.line,
-                asked_minor=back.amount_minor,
-                left_minor=max(still_out + back.amount_minor, 0),
-            )
+        back[one.line] += one.amount_minor
+        alike[key] -= one.amount_minor
 
 
 def admit_return(programme: Programme, returned: Returned, *, now: datetime) -> Returned:

@@ -95,11 +95,21 @@ class Books:
         self._book(kind, clause, unit, parts, entity=entity, on=on)
 
     def give_back(
-        self, clause: str, unit: str, parts: Iterable[Part], *, entity: str, on: date
+        self,
+        clause: str,
+        unit: str,
+        parts: Iterable[Part],
+        *,
+        fresh: LotKey,
+        entity: str,
+        on: date,
     ) -> None:
-        """Put amounts back into the lots they were spent from, with their old expiry."""
+        """Put amounts back into the lots they were spent from, with their old expiry.
+
+        What was spent without a lot, as a debt, goes into the lot `fresh`.
+        """
         for part in parts:
-            key = part.lot or LotKey(NEVER, date.min, date.min)
+            key = part.lot or fresh
             self.add("given-back", clause, unit, part.amount, key, entity=entity, on=on)
 
     def spend(self, clause: str, unit: str, amount: int, *, entity: str, on: date) -> None:

@@ -17,6 +17,7 @@ class Earner:
     def __init__(self, terms: Terms) -> None:
         """Prepare the blocks of `terms`."""
         self.rules: tuple[EarnRule, ...] = terms.earn
+        self.fees = frozenset(fee.name for fee in terms.fee)
         self._exclusions = terms.exclusion
         self._spendable = {
             redemption.unit: redemption.paid_part_counts_for for redemption in terms.redemption
@@ -134,7 +135,9 @@ class Earner:
         self, category: str, own_brand: bool, reduced: bool, fee: str, product: str
     ) -> tuple[int, ...]:
         line = Line(0, category, product, own_brand=own_brand, reduced=reduced)
-        if fee or any(selects(exclusion.lines, line) for exclusion in self._exclusions):
+        if fee in self.fees or any(
+            selects(exclusion.lines, line) for exclusion in self._exclusions
+        ):
             return ()
         return tuple(i for i, rule in enumerate(self.rules) if selects(rule.lines, line))
 

@@ -75,9 +75,11 @@ class Programme:
         index = bisect_right(self._starts, after)
         return self._starts[index] if index < len(self._starts) else NEVER
 
-    def is_suspended(self, day: date) -> bool:
-        """Tell whether redemption is suspended on a day."""
-        return any(start <= day < end for start, end in self.suspensions)
+    def is_suspended(self, unit: str, day: date) -> bool:
+        """Tell whether redemption of a unit is suspended on a day."""
+        return any(
+            start <= day < end and self._extends(unit, start) for start, end in self.suspensions
+        )
 
     def expires_on(self, unit: str, key: LotKey) -> date:
         """Give the day on which a lot expires, put off by the suspensions it lived through."""
@@ -86,9 +88,8 @@ class Programme:
             if until == NEVER or not self._extends(unit, start):
                 continue
             if start < until and end > key.valid_from:
-                if end == NEVER:
-                    return NEVER
-                until += end - max(start, key.valid_from)
+                longer = end - max(start, key.valid_from)
+                until = until + longer if longer < NEVER - until else NEVER
         return until
 
     def _extends(self, unit: str, start: date) -> bool:

@@ -119,7 +119,7 @@ def authorize_spending(
     day = programme.day(at)
     redemption = _redemption(programme, unit, at)
     check_member(standing)
-    if programme.is_suspended(day):
+    if programme.is_suspended(unit, day):
         raise RedemptionSuspended(unit=unit)
     if proof not in redemption.proofs:
         raise ProofMissing(unit=unit, accepted=list(redemption.proofs))

@@ -74,6 +74,7 @@ class Standing(Struct):
     debts: dict[str, int] = field(default_factory=dict)
     holds: tuple[Hold, ...] = ()
     fees_charged: tuple[str, ...] = ()
+    is_opened: bool = False
 
     def copy(self) -> "Standing":
         """Give a copy that shares nothing mutable with this one."""
@@ -93,6 +94,7 @@ class Standing(Struct):
             dict(self.debts),
             self.holds,
             self.fees_charged,
+            self.is_opened,
         )
 
     def balance(self, unit: str) -> int:

@@ -24,7 +24,7 @@ from kantis.core.programme import Programme
 from kantis.core.receipt import Receipt
 from kantis.core.standing import Decision, FeeDue, Hold, LotKey, Part, Reason, Standing, Transfer
 from kantis.core.terms import Terms
-from kantis.core.upkeep import catch_up, end_holds
+from kantis.core.upkeep import catch_up, end_holds, expire
 
 
 def step(programme: Programme, standing: Standing, event: AnyEvent) -> tuple[Standing, Decision]:
@@ -45,6 +45,16 @@ def step(programme: Programme, standing: Standing, event: AnyEvent) -> tuple[Sta
     return after, decision
 
 
+def is_late(programme: Programme, standing: Standing, event: AnyEvent) -> bool:
+    """Tell whether an event belongs before what the account has lived through already.
+
+    That is an event that comes after it in the total order, or a day whose calendar has
+    been followed: the tick of a day comes before all else on it.
+    """
+    behind_events = standing.last is not None and order_of(event) <= standing.last
+    return behind_events or programme.day(event.at) < standing.through_on
+
+
 def caught_up(
     programme: Programme, standing: Standing, *, at: datetime
 ) -> tuple[Standing, Decision]:
@@ -54,7 +64,7 @@ def caught_up(
     decision = catch_up(programme, after, through=day) or Decision(
         programme.on(day).terms.valid_from
     )
-    end_holds(Books(after, decision.transfers), at=at)
+    end_holds(programme, Books(after, decision.transfers), at=at)
     decision.tier = after.tier
     return after, decision
 
@@ -78,7 +88,7 @@ class _Step:
         self.at = at
         self.day = day
         self.books = Books(standing, decision.transfers)
-        end_holds(self.books, at=at)
+        end_holds(programme, self.books, at=at)
 
     def take(self, event: AnyEvent) -> None:
         match event:
@@ -104,6 +114,7 @@ class _Step:
                 for hold in self.standing.holds:
                     if hold.hold_id == hold_id:
                         self.books.release(hold)
+                expire(self.programme, self.books, self.day)
             case Left(cause=cause):
                 self.left(cause)
 
@@ -128,6 +139,7 @@ class _Step:
             assert month is not None, "admission has read the months"
             self.standing.sums[month] = self.standing.sums.get(month, 0) + amount
         self.standing.fees_charged += event.fees_charged
+        self.standing.is_opened = True
         if event.tier:
             until = event.tier_until or NEVER
             tiers.change_tier(
@@ -172,7 +184,13 @@ class _Step:
         else:
             self.earn(receipt, event.chain, entity)
         if self.counts(event.chain):
-            fees = sum([line.amount_minor for line in receipt.lines if line.fee])
+            fees = sum(
+                [
+                    line.amount_minor
+                    for line in receipt.lines
+                    if line.fee in self.version.earner.fees
+                ]
+            )
             tiers.count_purchase(self.terms, self.standing, receipt.total_minor - fees, on=self.day)
         return None
 
@@ -231,7 +249,9 @@ class _Step:
             sold_on = self.programme.day(past.sale.at)
             oldest = month_of(self.day) - tiers.months_looked_at(self.terms) - 1
             fee_lines = {
-                number for number, line in enumerate(past.sale.receipt.lines, start=1) if line.fee
+                number
+                for number, line in enumerate(past.sale.receipt.lines, start=1)
+                if line.fee in self.version.earner.fees
             }
             amount = sum(
                 back.amount_minor for back in event.document.lines if back.line not in fee_lines
@@ -272,8 +292,14 @@ class _Step:
             if transfer.kind == "redeemed" and total > 0:
                 paid = -transfer.amount
                 parts = _slice(transfer.parts, paid * before // total, paid * after // total)
+                fresh = lot_key(self.terms, transfer.unit, earned_on=self.day, valid_from=self.day)
                 self.books.give_back(
-                    transfer.clause, transfer.unit, parts, entity=entity, on=self.day
+                    transfer.clause,
+                    transfer.unit,
+                    parts,
+                    fresh=fresh,
+                    entity=entity,
+                    on=self.day,
                 )
 
 

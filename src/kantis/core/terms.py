@@ -18,6 +18,7 @@ Text = dict[str, str]
 Identifier = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
 Positive = Annotated[int, Meta(ge=1, le=10**12)]
 Count = Annotated[int, Meta(ge=0, le=10**12)]
+Months = Annotated[int, Meta(ge=1, le=1_200)]
 
 
 class Block(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -56,7 +57,7 @@ class Membership(Block, frozen=True, kw_only=True):
 
     account: Literal["person", "household", "business"]
     roles: Annotated[tuple[Identifier, ...], Meta(min_length=1)]
-    minimum_age_years: Count = 0
+    minimum_age_years: Annotated[int, Meta(ge=0, le=150)] = 0
     organization_number: str = ""
     not_trades: tuple[str, ...] = ()
 
@@ -71,7 +72,7 @@ class Card(Block, frozen=True, kw_only=True):
     """A kind of card. Not activated in the store, it is active `activation_hours` after issue."""
 
     name: Identifier
-    activation_hours: Count = 0
+    activation_hours: Annotated[int, Meta(ge=0, le=8_784)] = 0
 
 
 class Pooling(Block, frozen=True, kw_only=True):
@@ -91,7 +92,7 @@ class Fee(Block, frozen=True, kw_only=True):
 
     name: Identifier
     net_minor: Positive
-    vat_percent: Count
+    vat_percent: Annotated[int, Meta(ge=0, le=100)]
 
     @property
     def gross_minor(self) -> int:
@@ -114,7 +115,7 @@ class Expiry(Block, frozen=True, kw_only=True):
     """How long a lot of a unit stays valid, from the first day on which it can be used."""
 
     unit: Identifier
-    months: Positive
+    months: Months
 
 
 class Conversion(Block, frozen=True, kw_only=True):
@@ -139,7 +140,7 @@ class Redemption(Block, frozen=True, kw_only=True):
 
     unit: Identifier
     proofs: Annotated[tuple[Identifier, ...], Meta(min_length=1)]
-    hold_seconds: Positive
+    hold_seconds: Annotated[int, Meta(ge=1, le=2_678_400)]
     paid_part_counts_for: Literal["tier", "all"]
 
 
@@ -224,7 +225,7 @@ class MonthLadder(Block, frozen=True, kw_only=True, tag_field="kind", tag="month
     on the 1st it falls to the highest that one of those months' purchases earn.
     """
 
-    months_kept: Positive
+    months_kept: Annotated[int, Meta(ge=1, le=120)]
 
 
 class ReviewLadder(Block, frozen=True, kw_only=True, tag_field="kind", tag="review"):
@@ -234,8 +235,8 @@ class ReviewLadder(Block, frozen=True, kw_only=True, tag_field="kind", tag="revi
     only by the review of `renewal_month`.
     """
 
-    months: Positive
-    years_after: Count
+    months: Months
+    years_after: Annotated[int, Meta(ge=0, le=100)]
     renewal_month: Annotated[int, Meta(ge=1, le=12)]
 
 
@@ -254,7 +255,7 @@ class CardOrder(Block, frozen=True, kw_only=True):
     tier: Identifier
     card: Identifier
     role: Identifier
-    count: Positive = 1
+    count: Annotated[int, Meta(ge=1, le=100)] = 1
 
 
 # --- ends ----------------------------------------------------------------------------------

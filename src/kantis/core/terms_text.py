@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import date
 from difflib import get_close_matches
 from functools import cache
 from typing import Any
@@ -66,6 +67,15 @@ def check_succession(before: Terms, after: Terms) -> list[Fault]:
             )
             for name in sorted(old - new - mapped)
         ]
+    keeps_money = before.tier or any(unit.kind == "money" for unit in before.unit)
+    if before.currency != after.currency and keeps_money:
+        faults.append(
+            Fault(
+                0,
+                f"the currency cannot change from {before.currency} to {after.currency}"
+                " while there are levels or units of money",
+            )
+        )
     if before.zone != after.zone:
         faults.append(Fault(0, f"the zone cannot change from {before.zone} to {after.zone}"))
     return faults
@@ -100,6 +110,8 @@ def _contradictions(document: dict[str, Any]) -> Findings:
         _unknown_names,
         _impossible_ladders,
         _unpayable_units,
+        _doubled_units,
+        _pointless_blocks,
     ):
         yield from finding(document)
 
@@ -195,3 +207,26 @@ def _unpayable_units(document: dict[str, Any]) -> Findings:
     for path, block in _blocks(document, "redemption"):
         if block.get("unit") in points:
             yield (*path, "unit"), '`unit` pays for goods and must be of kind "money"'
+
+
+def _doubled_units(document: dict[str, Any]) -> Findings:
+    for field in ("redemption", "expiry", "conversion"):
+        seen: set[str] = set()
+        for path, block in _blocks(document, field):
+            unit = str(block.get("unit"))
+            if unit in seen:
+                yield (*path, "unit"), f"there are two [[{field}]] for {unit!r}"
+            seen.add(unit)
+
+
+def _pointless_blocks(document: dict[str, Any]) -> Findings:
+    for path, block in _blocks(document, "conversion"):
+        if block.get("unit") == block.get("to"):
+            yield (*path, "to"), "`to` must be another unit than `unit`"
+    for path, block in _blocks(document, "earn"):
+        first, last = block.get("first_on"), block.get("last_on")
+        if isinstance(first, date) and isinstance(last, date) and first > last:
+            yield (*path, "last_on"), "`last_on` lies before `first_on`"
+    for path, block in _blocks(document, "exclusion"):
+        if block.get("lines") == {}:
+            yield (*path, "lines"), "`lines` selects everything: nothing would earn"

@@ -12,8 +12,8 @@ from kantis.core.bookkeeping import Books, lot_key
 from kantis.core.numbers import scale
 from kantis.core.periods import NEVER, ONE_DAY, day_start, next_month_start
 from kantis.core.programme import Programme
-from kantis.core.standing import Decision, Standing
-from kantis.core.terms import Conversion, Terms
+from kantis.core.standing import Decision, LotKey, Standing
+from kantis.core.terms import Conversion, Terms, Transition
 
 
 def next_due(programme: Programme, standing: Standing, *, horizon: date = NEVER) -> date:
@@ -55,20 +55,22 @@ def catch_up(programme: Programme, standing: Standing, *, through: date) -> Deci
     return decision
 
 
-def end_holds(books: Books, *, at: datetime) -> None:
-    """Release every hold that has run out."""
-    for hold in books.standing.holds:
-        if hold.until_at <= at:
-            books.release(hold)
+def end_holds(programme: Programme, books: Books, *, at: datetime) -> None:
+    """Release every hold that has run out; what it kept past its end expires at once."""
+    over = [hold for hold in books.standing.holds if hold.until_at <= at]
+    for hold in over:
+        books.release(hold)
+    if over:
+        expire(programme, books, programme.day(at))
 
 
 def _tick(programme: Programme, standing: Standing, decision: Decision, day: date) -> None:
     terms = programme.on(day).terms
     books = Books(standing, decision.transfers)
-    end_holds(books, at=day_start(day, programme.zone))
+    end_holds(programme, books, at=day_start(day, programme.zone))
     if day == terms.valid_from:
         _carry_over(terms, books, decision, day)
-    _expire(programme, terms, books, day)
+    expire(programme, books, day)
     if day.day == 1:
         for conversion in terms.conversion:
             _convert(terms, conversion, books, day)
@@ -103,7 +105,9 @@ def _expiries(programme: Programme, standing: Standing) -> Iterator[date]:
                     break
 
 
-def _expire(programme: Programme, terms: Terms, books: Books, day: date) -> None:
+def expire(programme: Programme, books: Books, day: date) -> None:
+    """Let the lots go whose validity is over by a day, but for what is held of them."""
+    terms = programme.on(day).terms
     clauses = {expiry.unit: expiry.clause for expiry in terms.expiry}
     for unit, lots in books.standing.lots.items():
         for lot in [lot for lot in lots if programme.expires_on(unit, lot.key) <= day]:
@@ -137,20 +141,31 @@ def _convert(terms: Terms, conversion: Conversion, books: Books, day: date) -> N
 
 def _carry_over(terms: Terms, books: Books, decision: Decision, day: date) -> None:
     """Do what a new version says about tiers and units that it drops."""
+    standing = books.standing
     for move in terms.transition:
-        if move.what == "tier" and books.standing.tier == move.old:
-            until = books.standing.tier_until
-            tiers.change_tier(books.standing, decision, move.new, move.clause, on=day, until=until)
-        elif move.what == "unit":
-            for lot in list(books.standing.lots.get(move.old, ())):
-                free = lot.amount - lot.pinned
-                books.end_lot("converted", move.clause, move.old, lot, entity=terms.entity, on=day)
-                books.add(
-                    "converted",
-                    move.clause,
-                    move.new,
-                    scale(free, move.ratio),
-                    lot.key,
-                    entity=terms.entity,
-                    on=day,
-                )
+        if move.what == "tier":
+            rising, rising_on = standing.next_tier, standing.next_tier_on
+            if standing.tier == move.old:
+                until = standing.tier_until
+                tiers.change_tier(standing, decision, move.new, move.clause, on=day, until=until)
+            if rising:
+                standing.next_tier = move.new if rising == move.old else rising
+                standing.next_tier_on = rising_on
+        else:
+            _carry_unit_over(terms, move, books, day)
+
+
+def _carry_unit_over(terms: Terms, move: Transition, books: Books, day: date) -> None:
+    """Turn all of a unit into another, debts too; what was held is let go first."""
+    standing, entity = books.standing, terms.entity
+    for hold in [hold for hold in standing.holds if hold.unit == move.old]:
+        books.release(hold)
+    for lot in list(standing.lots.get(move.old, ())):
+        amount = scale(lot.amount, move.ratio)
+        books.end_lot("converted", move.clause, move.old, lot, entity=entity, on=day)
+        books.add("converted", move.clause, move.new, amount, lot.key, entity=entity, on=day)
+    if debt := standing.debts.get(move.old, 0):
+        owed = scale(debt, move.ratio)
+        nowhere = LotKey(NEVER, date.min, date.min)  # a debt takes it all
+        books.add("converted", move.clause, move.old, debt, nowhere, entity=entity, on=day)
+        books.remove("converted", move.clause, move.new, owed, entity=entity, on=day)

@@ -20,7 +20,7 @@ from kantis.core.programme import Programme
 from kantis.core.refusals import KeyReused, SaleUnknown
 from kantis.core.replay import corrections, refold
 from kantis.core.standing import CardsDue, Decision, LotKey, Part, Standing, Transfer
-from kantis.core.step import caught_up, step
+from kantis.core.step import caught_up, is_late, step
 from kantis.core.upkeep import next_due
 from kantis.db import accounts, programmes
 from kantis.db.accounts import Account
@@ -84,8 +84,7 @@ class Journal:
         """
         check_is_other(warrant)
         account.last_event += 1
-        last = account.standing.last
-        if last is None or order_of(event) > last:
+        if not is_late(programme, account.standing, event):
             account.standing, decision = step(programme, account.standing, event)
             if decision.calendar is not None:
                 self._note(account, decision.calendar, event_no=CALENDAR)
@@ -329,6 +328,7 @@ def happen(
     :raises KeyReused: the key was used for something else on this account
     :raises Refusal: whatever `decide` refuses
     """
+    programmes.hold_still(connection, programme)
     account = accounts.lock_one(connection, programme, account_id)
     if (before := _answered(connection, account_id, asked)) is not None:
         return before

@@ -23,18 +23,34 @@ class Store(Struct, frozen=True):
 
 
 class Token(Struct, frozen=True):
-    """What a till's token lets it do: speak for one store of one programme."""
+    """What a token lets its bearer do: speak for one store of one programme.
+
+    A `till` asks what tills ask; `staff` at a desk also enrol, grant and end.
+    """
 
     programme: str
     store: str
     label: str
+    kind: str
 
+
+HOLD = 1
+"""The kind of advisory lock that `hold_still` and publishing share."""
 
 _cache: dict[str, tuple[tuple[object, ...], Programme]] = {}
 """Programmes made ready, by name, with what they were made from.
 
 The revision alone would not do: one that was rolled back comes again with other content.
 """
+
+
+def hold_still(connection: psycopg.Connection, name: str) -> None:
+    """Keep a programme's terms and suspensions as they are until this transaction ends.
+
+    Bookings share this lock and publishing takes it alone. It comes before every other
+    lock, and in a statement of its own: what is read afterwards is what was waited for.
+    """
+    connection.execute("SELECT pg_advisory_xact_lock_shared(%s, hashtext(%s))", [HOLD, name])
 
 
 def load(connection: psycopg.Connection, name: str) -> Programme:
@@ -97,7 +113,7 @@ def publish(
     connection.execute(
         "INSERT INTO programme (programme) VALUES (%s) ON CONFLICT DO NOTHING", [programme]
     )
-    connection.execute("SELECT FROM programme WHERE programme = %s FOR UPDATE", [programme])
+    change_alone(connection, programme)
     digest = sha256(source.encode()).digest()
     row = connection.execute(
         "SELECT hash FROM terms_version WHERE programme = %s AND valid_from = %s",
@@ -141,6 +157,11 @@ def suspend(
     _revise(connection, programme, due_on=period.end)
 
 
+def change_alone(connection: psycopg.Connection, programme: str) -> None:
+    """Wait until no booking of a programme is under way, and keep others out."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [HOLD, programme])
+
+
 def _revise(connection: psycopg.Connection, programme: str, *, due_on: date) -> None:
     connection.execute(
         "UPDATE programme SET revision = revision + 1 WHERE programme = %s", [programme]
@@ -155,7 +176,8 @@ def add_store(connection: psycopg.Connection, programme: str, store: Store) -> N
     """Add a store, or change its chain and entity."""
     connection.execute(
         "INSERT INTO store (programme, store, chain, entity) VALUES (%s, %s, %s, %s)"
-        " ON CONFLICT (programme, store) DO NOTHING",
+        " ON CONFLICT (programme, store) DO UPDATE"
+        " SET chain = excluded.chain, entity = excluded.entity",
         [programme, store.store, store.chain, store.entity],
     )
 
@@ -178,6 +200,7 @@ def add_token(
     programme: str,
     store: str,
     label: str,
+    kind: str,
     at: datetime,
 ) -> None:
     """Keep the hash of a till's token; the token itself is shown once and not kept.
@@ -187,16 +210,16 @@ def add_token(
     if not stores(connection, programme, [store]):
         raise StoreUnknown(store=store)
     connection.execute(
-        "INSERT INTO till_token (token_hash, programme, store, label, created_at)"
-        " VALUES (%s, %s, %s, %s, %s)",
-        [token_hash, programme, store, label, at],
+        "INSERT INTO till_token (token_hash, programme, store, label, kind, created_at)"
+        " VALUES (%s, %s, %s, %s, %s, %s)",
+        [token_hash, programme, store, label, kind, at],
     )
 
 
 def find_token(connection: psycopg.Connection, token_hash: bytes) -> Token | None:
     """Give what a token stands for, if it is known and not revoked."""
     row = connection.execute(
-        "SELECT programme, store, label FROM till_token"
+        "SELECT programme, store, label, kind FROM till_token"
         " WHERE token_hash = %s AND revoked_at IS NULL",
         [token_hash],
     ).fetchone()

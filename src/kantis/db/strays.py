@@ -33,6 +33,11 @@ def meet(connection: psycopg.Connection, sale_keys: Iterable[str]) -> None:
     )
 
 
+def card_key(number: str) -> str:
+    """Give the key by which a receipt meets the handing over of its card."""
+    return f"card/{number}"
+
+
 def take_waiting_returns(
     notes: Journal,
     programme: Programme,
@@ -80,6 +85,7 @@ def take_receipts_of_card(
     What came back of them meanwhile has waited and is taken in too.
     """
     taken = []
+    meet(notes.connection, [card_key(card.number)])
     rows = notes.connection.execute(
         "SELECT s.key, content::text, answer::text, chain, entity FROM stray s JOIN store"
         " ON store.programme = s.programme AND store.store = content ->> 'store'"

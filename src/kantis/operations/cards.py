@@ -43,6 +43,7 @@ def issue_card(
     :raises CardNumberTaken:
     """
     with connection.transaction():
+        programmes.hold_still(connection, programme)
         account = accounts.lock_one(connection, programme, issue.account_id)
         terms = programmes.load(connection, programme)
         if before := requests.find(connection, programme, request_key, issue):
@@ -82,6 +83,7 @@ def activate_card(
     :raises CardUnknown:
     """
     with connection.transaction():
+        programmes.hold_still(connection, programme)
         card = _find(connection, programme, number)
         account_id = account_at(card, at=at)
         if account_id is None:

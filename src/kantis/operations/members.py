@@ -64,8 +64,12 @@ def enrol(
     :raises CardNumberTaken:
     """
     with connection.transaction():
+        programmes.hold_still(connection, programme)
         terms = programmes.load(connection, programme)
-        if before := requests.find(connection, programme, request_key, application):
+        # The applicant stays out of what is kept, also as a hash: a birth date is soon guessed.
+        number = application.applicant.organization_number
+        asked = [application.card_kind, application.card_number, number]
+        if before := requests.find(connection, programme, request_key, asked):
             return msgspec.json.decode(before, type=Enrolled)
         membership = terms.terms_at(at).membership
         joined = admit_joining(
@@ -99,7 +103,7 @@ def enrol(
         card = accounts.cards(connection, programme, [number])[number]
         strays.take_receipts_of_card(journal, terms, account, card, warrant)
         enrolled = Enrolled(account.account_id, number)
-        requests.keep(connection, programme, request_key, application, answer=enrolled, at=at)
+        requests.keep(connection, programme, request_key, asked, answer=enrolled, at=at)
         return enrolled
 
 

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from hashlib import sha256
+from typing import Literal
 
 import psycopg
 
@@ -33,7 +34,7 @@ def publish_terms(connection: psycopg.Connection, *, source: str, at: datetime, 
 
 
 def add_store(connection: psycopg.Connection, *, programme: str, store: Store) -> None:
-    """Make a store known; one that is known stays as it is."""
+    """Make a store known, or change its chain and entity from now on."""
     with connection.transaction():
         programmes.load(connection, programme)
         programmes.add_store(connection, programme, store)
@@ -45,10 +46,11 @@ def add_till(
     programme: str,
     store: str,
     label: str,
+    kind: Literal["till", "staff"],
     token: str,
     at: datetime,
 ) -> None:
-    """Let a till of a store in; only the hash of its token is kept.
+    """Let a till or a staff desk of a store in; only the hash of its token is kept.
 
     :raises StoreUnknown:
     """
@@ -59,5 +61,6 @@ def add_till(
             programme=programme,
             store=store,
             label=label,
+            kind=kind,
             at=at,
         )

@@ -15,9 +15,10 @@ from kantis.core.events import Returned, Sale
 from kantis.core.programme import Programme
 from kantis.core.receipt import Receipt, Return, SaleKey, fingerprint, first_difference, key_of
 from kantis.core.refusals import ReceiptDiffers, Refusal, SaleUnknown, StoreUnknown
+from kantis.core.replay import refold
 from kantis.core.spending import admit_payments, check_unpaid
 from kantis.core.standing import Standing
-from kantis.core.step import caught_up, step
+from kantis.core.step import caught_up, is_late, step
 from kantis.db import accounts, journal, programmes, strays
 from kantis.db.accounts import Account
 from kantis.db.journal import INSTANT, Journal, Known
@@ -106,15 +107,20 @@ def quote(
         stores = programmes.stores(connection, programme, [receipt.store])
         cards = accounts.cards(connection, programme, [receipt.card])
         account_id, nothing = _account_of(terms, cards, receipt)
-        found = accounts.read(connection, [account_id] if account_id is not None else [])
-    key = key_of(programme, receipt)
-    sale = _sale(receipt, key, stores.get(receipt.store))
-    if account_id is None:
-        check_unpaid(terms, receipt, nothing)
-        return Answer(key=key, nothing=nothing)
-    standing = found[account_id].standing
-    admit_payments(terms, caught_up(terms, standing, at=receipt.at)[0], sale)
-    after, decision = step(terms, standing, sale)
+        key = key_of(programme, receipt)
+        sale = _sale(receipt, key, stores.get(receipt.store))
+        if account_id is None:
+            check_unpaid(terms, receipt, nothing)
+            return Answer(key=key, nothing=nothing)
+        standing = accounts.read(connection, [account_id])[account_id].standing
+        late = is_late(terms, standing, sale)
+        history = journal.history(connection, account_id) if late else []
+    admit_payments(terms, caught_up(terms, standing, at=_latest(receipt, standing))[0], sale)
+    if not late:
+        after, decision = step(terms, standing, sale)
+    else:
+        after, decided = refold(terms, [sale, *(event for _, event, _ in history)])
+        decision = next(one for event, one in decided if event is sale)
     return answer_of(key, decision, after)
 
 
@@ -171,6 +177,7 @@ class _Batch:
     ) -> None:
         self.connection = connection
         self.name = programme
+        programmes.hold_still(connection, programme)
         self.programme: Programme = programmes.load(connection, programme)
         self.now = now
         self.warrant = warrant
@@ -225,6 +232,14 @@ class _Sales(_Batch):
         self.accounts = accounts.lock(self.connection, [i for i in ids if i is not None])
         # Read again under the locks: a card may have moved while we waited for them.
         self.cards = accounts.cards(self.connection, self.name, numbers)
+        if stray := {
+            receipt.card
+            for receipt in receipts
+            if receipt.card and _account_of(self.programme, self.cards, receipt)[0] is None
+        }:
+            # Its card may be being handed over at this moment.
+            strays.meet(self.connection, map(strays.card_key, stray))
+            self.cards = accounts.cards(self.connection, self.name, numbers)
         self.stores = programmes.stores(
             self.connection, self.name, {receipt.store for receipt in receipts}
         )
@@ -249,8 +264,7 @@ class _Sales(_Batch):
         sale = _sale(receipt, key, self.stores[receipt.store])
         sale = _after_its_holds(sale, account.standing)
         if receipt.tenders:
-            last = account.standing.last
-            at = receipt.at if last is None else max(receipt.at, last[0])
+            at = _latest(receipt, account.standing)
             standing, _ = caught_up(self.programme, account.standing, at=at)
             admit_payments(self.programme, standing, sale)
         decision = self.journal.move(self.programme, account, sale, self.warrant)
@@ -359,6 +373,11 @@ def _account_of(
         return None, nothing
     account_id = account_at(card, at=receipt.at)
     return account_id, "" if account_id is not None else "card-unknown"
+
+
+def _latest(receipt: Receipt, standing: Standing) -> datetime:
+    """Give when a payment is judged: on what the account has now, if the receipt comes late."""
+    return receipt.at if standing.last is None else max(receipt.at, standing.last[0])
 
 
 def _after_its_holds(sale: Sale, standing: Standing) -> Sale:

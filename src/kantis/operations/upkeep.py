@@ -6,6 +6,7 @@ import psycopg
 
 from kantis.core.admission import Warrant, admit_suspension
 from kantis.core.periods import Period, day_start
+from kantis.core.refusals import TimeImpossible
 from kantis.db import accounts, programmes
 from kantis.db.journal import Journal
 
@@ -25,9 +26,14 @@ def tick(
 
     Gives how many were visited; fewer than `limit` means that nothing is left. Safe to run
     at any time and by several at once: what is done is not due any more.
+
+    :raises TimeImpossible: the day has not come yet
     """
     with connection.transaction():
+        programmes.hold_still(connection, programme)
         terms = programmes.load(connection, programme)
+        if through > terms.day(now):
+            raise TimeImpossible(through=through, today=terms.day(now))
         due = accounts.due(connection, programme, through=through, limit=limit)
         journal = Journal(connection, now=now)
         at = day_start(through, terms.zone)
@@ -54,6 +60,7 @@ def suspend(
     :raises ApprovalMissing:
     """
     with connection.transaction():
+        programmes.change_alone(connection, programme)
         terms = programmes.load(connection, programme)
         admit_suspension(terms, period, now=now, warrant=warrant)
         programmes.suspend(

@@ -10,7 +10,7 @@ BEGIN
         GRANT USAGE ON SCHEMA public TO kantis_app;
         GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO kantis_app;
         GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO kantis_app;
-        GRANT UPDATE ON programme, account, card, lot, balance, till_token TO kantis_app;
+        GRANT UPDATE ON programme, store, account, card, lot, balance, till_token TO kantis_app;
         GRANT UPDATE (decision) ON event TO kantis_app;
         GRANT UPDATE (account_id, event_no) ON receipt_key TO kantis_app;
         GRANT DELETE ON stray, tier_change, review TO kantis_app;

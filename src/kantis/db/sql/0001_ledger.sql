@@ -44,6 +44,7 @@ CREATE TABLE till_token (
     programme  text NOT NULL,
     store      text NOT NULL,
     label      text NOT NULL,
+    kind       text NOT NULL CHECK (kind IN ('till', 'staff')),
     created_at timestamptz NOT NULL,
     revoked_at timestamptz,
     FOREIGN KEY (programme, store) REFERENCES store
