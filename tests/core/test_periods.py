@@ -6,8 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kantis.core.periods import (
-    NEVER,
-    Period,
     add_months,
     day_start,
     local_day,
@@ -15,7 +13,6 @@ from kantis.core.periods import (
     month_of,
     month_start,
     next_month_start,
-    overlap_days,
 )
 
 days = st.dates(date(1900, 1, 1), date(2200, 1, 1))
@@ -78,10 +75,3 @@ def test_a_month_begins_on_its_first_day(day: date) -> None:
     assert month_start(month) == day.replace(day=1)
     assert next_month_start(day) == month_start(month + 1)
     assert month_label(month) == day.isoformat()[:7]
-
-
-def test_periods_that_only_touch_share_no_day() -> None:
-    june = Period(date(2017, 6, 1), date(2017, 7, 1))
-    assert overlap_days(june, Period(date(2017, 7, 1), NEVER)) == 0
-    assert overlap_days(june, Period(date(2017, 6, 30), NEVER)) == 1
-    assert overlap_days(june, june) == 30

@@ -352,19 +352,6 @@ def test_looking_at_an_account_in_between_changes_nothing(
 @every_programme
 @a_few
 @given(moves=moves, data=st.data())
-def test_the_order_of_arrival_does_not_matter(
-    name: str, moves: list[Move], data: st.DataObject
-) -> None:
-    history = History(name, moves)
-    arrived = data.draw(st.permutations(history.events))
-    in_order, _ = folded(history.programme, history.events)
-    sorted_again, _ = folded(history.programme, sorted(arrived, key=order_of))
-    assert at_the_end(sorted_again, history.at) == at_the_end(in_order, history.at)
-
-
-@every_programme
-@a_few
-@given(moves=moves, data=st.data())
 def test_a_whole_return_in_parts_takes_back_exactly_what_the_sale_gave(
     name: str, moves: list[Move], data: st.DataObject
 ) -> None:

@@ -1,7 +1,7 @@
 """What can happen to an account. An event is a fact: `step` never refuses one.
 
-Whether something may happen is asked before it does (`kantis.core.redeeming`,
-`kantis.core.joining`); what has left the house enters the fold with its granted amount.
+Whether something may happen is asked before it does (`kantis.core.admission`,
+`kantis.core.spending`); what has left the house enters the fold with its granted amount.
 """
 
 from datetime import date, datetime

@@ -77,8 +77,3 @@ def add_months(day: date, months: int) -> date:
     month = month_of(day) + months
     year, number = month // 12, month % 12 + 1
     return date(year, number, min(day.day, monthrange(year, number)[1]))
-
-
-def overlap_days(one: Period, other: Period) -> int:
-    """Give how many days two periods share."""
-    return max(0, (min(one.end, other.end) - max(one.start, other.start)).days)

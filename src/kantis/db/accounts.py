@@ -109,19 +109,6 @@ def cards(
     return {row[0]: _card(row) for row in rows}
 
 
-def cards_of(connection: psycopg.Connection, account_id: int) -> list[Card]:
-    """Give all cards that stand or stood for an account."""
-    rows = connection.execute(
-        "SELECT c.card_number, kind, role, issued_at, activated_at, blocked_at, replaced_by,"
-        " array_agg(l.account_id ORDER BY from_at), array_agg(from_at ORDER BY from_at)"
-        " FROM card c JOIN card_link l USING (card_number)"
-        " WHERE card_number IN (SELECT card_number FROM card_link WHERE account_id = %s)"
-        " GROUP BY c.card_number ORDER BY c.card_number",
-        [account_id],
-    ).fetchall()
-    return [_card(row) for row in rows]
-
-
 def add_card(
     connection: psycopg.Connection,
     *,
