@@ -27,12 +27,19 @@ def start(settings: Settings) -> None:
     :raises ServerDown:
     """
     if answers(settings):
-        return
+        if _is_running(settings):
+            return
+        msg = (
+            f"Another server answers at {settings.host}:{settings.port}."
+            " Stop it, or set KANTIS_PORT to a free port."
+        )
+        raise ServerDown(msg)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     log_file = settings.data_dir / "serve.log"
     with log_file.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "kantis", "serve"],
+            # Without the worker: the calendar would run on to today, and all would expire.
+            [sys.executable, "-m", "kantis", "serve", "--only", "api", "--only", "site"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -64,6 +71,15 @@ def stop(settings: Settings) -> None:
         with suppress(ProcessLookupError):
             os.kill(int(pid_file.read_text(encoding="ascii")), signal.SIGTERM)
         pid_file.unlink()
+
+
+def _is_running(settings: Settings) -> bool:
+    """Tell whether the process that was started here still lives."""
+    try:
+        os.kill(int(_pid_file(settings).read_text(encoding="ascii")), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _pid_file(settings: Settings) -> Path:

@@ -11,12 +11,14 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import duckdb
 import msgspec
 import psycopg
 import typer
 from psycopg_pool import ConnectionPool
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from kantis import background, terminal
 from kantis import check as checking
@@ -70,6 +72,8 @@ SAID = (
     UnsafeServer,
     demonstration.NotTaken,
     background.ServerDown,
+    duckdb.Error,
+    OSError,
 )
 """What is said in a sentence; anything else is a bug and shows where."""
 
@@ -85,10 +89,12 @@ def main() -> None:
     try:
         app()
     except SAID as said:
-        errors.print(str(said), style="red", soft_wrap=True)
+        errors.print(str(said), style="red", markup=False, soft_wrap=True)
         sys.exit(1)
     except psycopg.OperationalError as error:
-        errors.print(f"The database cannot be reached: {error}", style="red", soft_wrap=True)
+        errors.print(
+            f"The database cannot be reached: {error}", style="red", markup=False, soft_wrap=True
+        )
         sys.exit(1)
 
 
@@ -162,9 +168,10 @@ def check_cases(
             found = {"replay": checking.run(case, checking.PureWorld(own))}
             if database is not None:
                 found["PostgreSQL"] = checking.run(case, database)
-            wrong += any(found.values())
-            mark = "[red]failed[/red]" if any(found.values()) else "[green]ok[/green]"
-            console.print(f"{mark}  {path.stem}: {case.title}", soft_wrap=True)
+            failed = any(found.values())
+            wrong += failed
+            mark = ("failed", "red") if failed else ("ok", "green")
+            console.print(Text.assemble(mark, f"  {path.stem}: {case.title}"), soft_wrap=True)
             for name, mismatches in found.items():
                 for mismatch in mismatches:
                     console.print(f"        {name}: {mismatch}", markup=False)
@@ -193,7 +200,7 @@ def replay(
     terms: Annotated[Path | None, typer.Option(help="Other terms to fold it under.")] = None,
     until: Annotated[datetime | None, typer.Option(help="The last day followed.")] = None,
     compare: Annotated[bool, typer.Option(help="Beside the programme's own terms.")] = False,
-    every: Annotated[int, typer.Option(help="Only every so many-th household.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Only every so many-th household.")] = 1,
     as_json: JsonFlag = False,
 ) -> None:
     """Fold a year of receipts without a database; under other terms, see what they would cost."""
@@ -201,7 +208,9 @@ def replay(
     history = History(receipts or demo_folder(), every=every)
     own = folder.programme()
     last_day = until.date() if until else own.day(history.last_at())
-    run = _in_force_all_along(terms, own) if terms else own
+    joined_on = read_reading(folder.path).joined_on
+    own = _in_force_from(own, joined_on)
+    run = _in_force_from(Programme(read_versions([terms])), joined_on) if terms else own
     started = time.perf_counter()
     totals = _fold(run, folder, history, last_day)
     seconds = time.perf_counter() - started
@@ -223,16 +232,17 @@ def _fold(programme: Programme, folder: Folder, history: History, until: date) -
     gc.disable()
     try:
         reading = read_reading(folder.path)
-        return fold_all(programme, histories(history, programme, reading), until=until)
+        return fold_all(programme, histories(history, programme, reading, until=until), until=until)
     finally:
         gc.enable()
 
 
-def _in_force_all_along(path: Path, own: Programme) -> Programme:
-    """Give other terms as if they had been in force from the first day."""
-    (other,) = read_versions([path])
-    first = own.versions[0].terms.valid_from
-    return Programme([msgspec.structs.replace(other, valid_from=first)])
+def _in_force_from(programme: Programme, day: date) -> Programme:
+    """Give a programme as if its first version had been in force from a day on already."""
+    first, *later = (version.terms for version in programme.versions)
+    if first.valid_from <= day:
+        return programme
+    return Programme([msgspec.structs.replace(first, valid_from=day), *later])
 
 
 def _print_json(name: str, until: date, totals: Totals) -> None:
@@ -443,7 +453,7 @@ def serve(
 def demo(
     programme: ProgrammeName = "kplussa",
     receipts: Annotated[Path | None, typer.Option(help="A folder of receipts (Parquet).")] = None,
-    every: Annotated[int, typer.Option(help="Only every so many-th household.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Only every so many-th household.")] = 1,
     then_serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Start it.")] = True,
 ) -> None:
     """Run a year of real receipts through the real engine, and leave it running to try."""
@@ -515,7 +525,11 @@ def _offer(connection: psycopg.Connection, settings: Settings, programme: str) -
     console.print(f"\nThe server runs at {address} (its API: {address}/docs). Try:\n")
     for line in terminal.curl_lines(address, token, sale.receipt, now=_now()):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(f"\nStop it with `{_kantis()} stop`.", markup=False)
+    console.print(
+        f"\nIt runs without the worker, so that the demo stays in its year."
+        f" Stop it with `{_kantis()} stop`.",
+        markup=False,
+    )
 
 
 @app.command("stop")

@@ -12,6 +12,7 @@ from kantis.folder import find_folder
 from kantis.history.receipts import (
     History,
     HistoryMissing,
+    Reading,
     demo_folder,
     histories,
     read_reading,
@@ -24,8 +25,9 @@ ROOT = Path(__file__).parents[2]
 def year(programme: str) -> Totals:
     folder = find_folder(ROOT / "programmes" / programme)
     rules = folder.programme()
-    everybody = histories(History(demo_folder()), rules, read_reading(folder.path))
-    return replay(rules, everybody, until=date(2018, 1, 1))
+    until = date(2018, 1, 1)
+    everybody = histories(History(demo_folder()), rules, read_reading(folder.path), until=until)
+    return replay(rules, everybody, until=until)
 
 
 # One process folds a programme once for all of its tests.
@@ -68,3 +70,18 @@ def test_a_folder_without_a_file_is_refused_with_its_name(tmp_path: Path) -> Non
     (tmp_path / "transactions.parquet").touch()
     with pytest.raises(HistoryMissing, match=r"no products\.parquet in"):
         History(tmp_path)
+
+
+def test_reading_twice_gives_the_same_receipts_to_the_order_of_their_lines() -> None:
+    history = History(demo_folder(), every=10)
+    once, again = (list(history.by_time(Reading(), currency="EUR")) for _ in range(2))
+    assert once == again
+
+
+def test_what_comes_after_the_last_day_is_not_folded() -> None:
+    folder = find_folder(ROOT / "programmes" / "kplussa")
+    rules, june = folder.programme(), date(2017, 6, 30)
+    some = histories(History(demo_folder(), every=50), rules, Reading(), until=june)
+    totals = replay(rules, some, until=june)
+    assert 0 < totals.receipts < 3_340
+    assert max(totals.reviewed, default="") <= "2017-05"

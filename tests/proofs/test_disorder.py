@@ -15,10 +15,12 @@ import psycopg
 import pytest
 
 from kantis import demo
+from kantis.core.periods import day_start
 from kantis.core.receipt import Receipt, Return, ReturnLine, SaleKey
 from kantis.core.refusals import Refusal
 from kantis.core.standing import Standing
-from kantis.db import accounts, reports
+from kantis.core.step import caught_up
+from kantis.db import accounts, programmes, reports
 from kantis.db.cluster import APP
 from kantis.db.connect import connect
 from kantis.folder import Folder, find_folder
@@ -105,13 +107,16 @@ def book(
 
 
 def books(connection: psycopg.Connection, name: str) -> tuple[dict[str, object], list[Standing]]:
-    """Give the totals, and each account's standing by its card."""
+    """Give the totals, and each account's standing at the end, in the order of joining."""
+    programme = programmes.load(connection, name)
+    end = day_start(UNTIL, programme.zone)
     for finding in audit.audit_books(connection):
         assert finding.wrong == (), finding.check
     standings = []
     for account_id in audit.accounts_of(connection, programme=name):
         assert audit.audit_account(connection, programme=name, account_id=account_id) == ()
-        standings.append(accounts.one(connection, name, account_id).standing)
+        standing = accounts.one(connection, name, account_id).standing
+        standings.append(caught_up(programme, standing, at=end)[0])
     totals = msgspec.to_builtins(reports.totals(connection, name, on=UNTIL))
     assert isinstance(totals, dict)
     return totals, standings

@@ -116,6 +116,11 @@ def moment(tills: datetime | None) -> datetime:
     return tills
 
 
+def this_second() -> datetime:
+    """Give the whole second that it is: a till's first receipt tells no finer time."""
+    return now().replace(microsecond=0)
+
+
 async def let_in(
     connection: ASGIConnection[Any, Any, Any, State], handler: BaseRouteHandler
 ) -> None:

@@ -7,7 +7,7 @@ from litestar import post
 from litestar.params import FromPath, JSONBody, PathParameter
 from stdnum import ean
 
-from kantis.api.access import Asker, now
+from kantis.api.access import Asker, now, this_second
 from kantis.api.problems import PROBLEMS
 from kantis.api.tills import IdempotencyKey
 from kantis.api.wire import (
@@ -48,7 +48,7 @@ def enrol_member(
             programme=till.programme,
             application=application,
             request_key=till.own(idempotency_key),
-            at=now(),
+            at=this_second(),
             warrant=till.warrant(data.reason, data.approved_by),
             drawn_number=draw_card_number(),
         )
@@ -67,7 +67,7 @@ def issue_card(data: JSONBody[IssueAsked], till: Asker, idempotency_key: Idempot
             programme=till.programme,
             issue=issue,
             request_key=till.own(idempotency_key),
-            at=now(),
+            at=this_second(),
             warrant=till.warrant(data.reason, data.approved_by),
             drawn_number=draw_card_number(),
         )

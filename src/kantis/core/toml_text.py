@@ -219,5 +219,6 @@ def unknown(name: str, known: Iterable[str]) -> str:
 
 
 def _in_words(error: msgspec.ValidationError) -> str:
-    words = re.sub(r" - at `\$.*`$", "", str(error)).replace("`", "").lower()
+    words = re.sub(r" - at `\$.*`$", "", str(error)).replace("`", "")
+    words = words[:1].lower() + words[1:]
     return words.replace(" | null", "")  # TOML has none

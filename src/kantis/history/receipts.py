@@ -48,16 +48,16 @@ _RECEIPTS = f"""
             CASE WHEN brand = 'Private' THEN ',"own_brand":true' ELSE '' END) AS tail
         FROM read_parquet($products) p
     ), line AS (
-        SELECT household_id, basket_id, store_id, transaction_timestamp,
+        SELECT household_id, basket_id, store_id, transaction_timestamp, file_row_number,
                CAST(round(sales_value * 100) AS BIGINT) * $factor AS amount,
                concat('{{"amount_minor":', amount, ',"product":"', product_id,
                       '","quantity_milli":', quantity * 1000, coalesce(tail, ''),
                       CASE WHEN retail_disc > 0 THEN ',"reduced":true}}' ELSE '}}' END) AS json
-        FROM read_parquet($transactions) LEFT JOIN known USING (product_id)
+        FROM read_parquet($transactions, file_row_number = true) LEFT JOIN known USING (product_id)
         WHERE household_id % $every = 0
     )
     SELECT household_id, basket_id, any_value(store_id), max(transaction_timestamp) AS sold_at,
-           sum(amount), concat('[', string_agg(json, ','), ']')
+           sum(amount), concat('[', string_agg(json, ',' ORDER BY file_row_number), ']')
     FROM line GROUP BY household_id, basket_id
 """  # noqa: S608 - what is put in is a constant of ours
 
@@ -166,15 +166,17 @@ class History:
 
 
 def histories(
-    history: History, programme: Programme, reading: Reading
+    history: History, programme: Programme, reading: Reading, *, until: date
 ) -> Iterator[Iterator[AnyEvent]]:
-    """Give each household's events as the fold takes them: joined, then every receipt."""
+    """Give each household's events as the fold takes them: joined, then receipts to a day."""
     currency = programme.on(reading.joined_on).terms.currency
     joined = Joined(at=day_start(reading.joined_on, programme.zone), key="joined")
 
     def events(receipts: Iterator[Receipt]) -> Iterator[AnyEvent]:
         yield joined
         for receipt in receipts:
+            if programme.day(receipt.at) > until:
+                return
             key = key_of(programme.name, receipt)
             yield Sale(at=receipt.at, key=key, receipt=receipt, chain=CHAIN)
 

@@ -45,6 +45,8 @@ def look_at_card(
     standing, decision = caught_up(terms, account.standing, at=at)
     seen = answer_of("", decision, standing)
     why_not = why_not_usable(terms.terms_at(at), card, at=at)
+    if account.standing.left_at is not None:
+        why_not = why_not or "membership-ended"
     return CardShown(
         number=card.number,
         kind=card.kind,
