@@ -71,21 +71,25 @@ def prepare(
     programme = programmes.load(connection, folder.name)
     at = day_start(reading.joined_on, programme.zone)
     terms = programme.on(reading.joined_on).terms
-    for household in history.households():
-        number = card_of(household)
-        members.enrol(
-            connection,
-            programme=folder.name,
-            application=members.Application(
-                applicant=APPLICANT,
-                card_kind=terms.card[0].name,
-                card_number=number,
-            ),
-            request_key=f"demo/{number}",
-            at=at,
-            warrant=LOADER,
-        )
-        progress(1)
+    households = history.households()
+    for start in range(0, len(households), BATCH):
+        some = households[start : start + BATCH]
+        # One commit for many: the operation's own transaction becomes a savepoint.
+        with connection.transaction():
+            for household in some:
+                members.enrol(
+                    connection,
+                    programme=folder.name,
+                    application=members.Application(
+                        applicant=APPLICANT,
+                        card_kind=terms.card[0].name,
+                        card_number=card_of(household),
+                    ),
+                    request_key=f"demo/{card_of(household)}",
+                    at=at,
+                    warrant=LOADER,
+                )
+        progress(len(some))
 
 
 def load_year(
