@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP_INSTALL := $(BIN)/pip install -qq --disable-pip-version-check
 T ?= tests
+P ?= tests/proofs
 
 # Where Kantis keeps its database and files; the tests use places of their own.
 export KANTIS_DATA_DIR ?= $(CURDIR)/.kantis
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run demo test prove check lint types architecture fix lock clean
+.PHONY: help venv run demo test prove soak check lint types architecture fix lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 14
@@ -34,9 +35,11 @@ demo: venv ## Start Kantis with a year of receipts to look around in
 test: venv ## Run the tests (T=tests/core for a part of them)
 	$(BIN)/pytest -n auto --ignore=tests/proofs $(T)
 
-prove: venv ## Run faults, races and fuzzing
-	@if [ -d tests/proofs ]; then $(BIN)/pytest -n auto tests/proofs; \
-	else echo "There are no proofs yet: tests/proofs does not exist."; fi
+prove: venv ## Run faults, races and fuzzing, each for a short while
+	$(BIN)/pytest -n auto tests/proofs
+
+soak: venv ## Run the same for hours (P=tests/proofs/test_crash.py for a part of it)
+	KANTIS_SOAK=1 $(BIN)/pytest -n auto --timeout=0 $(P)
 
 check: lint types architecture test prove ## Run all that must hold before a change goes in
 

@@ -4,7 +4,6 @@ Real receipts of a sample of households; the seed is printed and can be given ba
 `KANTIS_SEED`.
 """
 
-import os
 import random
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -36,13 +35,6 @@ UNTIL = date(2018, 3, 1)
 DOUBLED, LATE, RETURNED = 0.10, 0.05, 0.10
 
 Document = Receipt | Return
-
-
-@pytest.fixture(scope="module")
-def seed() -> int:
-    seed = int(os.environ.get("KANTIS_SEED") or random.SystemRandom().randrange(2**32))
-    print(f"KANTIS_SEED={seed}")  # noqa: T201 - whoever repeats a failure needs it
-    return seed
 
 
 def some_returns(receipts: Sequence[Receipt], chance: random.Random) -> list[Return]:
