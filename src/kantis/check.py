@@ -321,7 +321,9 @@ class PureWorld(World):
             self.strays[sale.key] = sale
             return Outcome(nothing=nothing, receipt=receipt)
         standing = self._standing(account, self.now)
-        outcome = self._happen(account, spending.admit_payments(self.programme, standing, sale))
+        outcome = self._happen(
+            account, spending.admit_payments(self.programme, standing, sale, then=standing)
+        )
         outcome.receipt = receipt
         for waiting, when in [w for w in self.waiting if w[0].back is not None]:
             if self._find_sale(waiting) is not None:

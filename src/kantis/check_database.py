@@ -35,7 +35,7 @@ from kantis.core.standing import Standing
 from kantis.core.step import caught_up
 from kantis.core.terms_text import read_terms
 from kantis.core.toml_text import locate
-from kantis.db import accounts, journal, programmes
+from kantis.db import accounts, past, programmes
 from kantis.operations import audit, cards, members, publishing, sales, spending, upkeep
 
 NOBODY = 0
@@ -262,10 +262,10 @@ class DatabaseWorld(World):
         assert step.back is not None
         sale = self.sales.get(step.back.receipt) or self._sale_to_come(step.back.receipt)
         key = key_of(self.name, sale)
-        known = journal.known(self.connection, [key]).get(journal.hash_of(key))
+        known = past.known(self.connection, [key]).get(past.hash_of(key))
         returned: dict[int, int] = {}
         if known is not None and known.account_id is not None:
-            returned = journal.past_sale(self.connection, key, known).returned
+            returned = past.past_sale(self.connection, key, known).returned
         document = return_of(
             step,
             at,
@@ -375,7 +375,7 @@ class DatabaseWorld(World):
     # --- what came of it -------------------------------------------------------------------
 
     def _outcome_of_document(self, answer: Answer, receipt: Receipt | None = None) -> Outcome:
-        known = journal.known(self.connection, [answer.key])[journal.hash_of(answer.key)]
+        known = past.known(self.connection, [answer.key])[past.hash_of(answer.key)]
         if known.account_id is None:
             return Outcome(nothing=answer.nothing, receipt=receipt)
         outcome = self._outcome(known.account_id, answer.key)
@@ -386,7 +386,7 @@ class DatabaseWorld(World):
         """Give the decision that is kept of an event, and where its account stands."""
         decision = next(
             decision
-            for _, event, decision in journal.history(self.connection, account_id)
+            for _, event, decision in past.history(self.connection, account_id)
             if event.key == key
         )
         return Outcome(decision=decision, standing=self._standing(account_id))

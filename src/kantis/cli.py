@@ -46,18 +46,20 @@ from kantis.history.receipts import (
     read_reading,
 )
 from kantis.operations import audit as auditing
-from kantis.operations import explaining, publishing, upkeep
+from kantis.operations import explaining, publishing, upkeep, waiting
 from kantis.settings import Settings, read_settings
 
 app = typer.Typer(no_args_is_help=True, help="Loyalty programmes as code.", rich_markup_mode=None)
 terms_app = typer.Typer(no_args_is_help=True, help="Read, check and publish terms.")
 store_app = typer.Typer(no_args_is_help=True, help="The stores of a programme.")
 till_app = typer.Typer(no_args_is_help=True, help="The tills that may ask.")
+waiting_app = typer.Typer(no_args_is_help=True, help="What waits until staff decide.")
 db_app = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL.")
 app.add_typer(terms_app, name="terms")
 app.add_typer(store_app, name="store")
 app.add_typer(till_app, name="till")
 app.add_typer(db_app, name="db")
+app.add_typer(waiting_app, name="waiting")
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -365,6 +367,59 @@ def suspend(
             warrant=Warrant(actor, reason, approved_by),
         )
     console.print(f"{programme}: no redemption from {start.date()} until {end.date()}")
+
+
+# --- what waits for staff ------------------------------------------------------------------
+
+WaitingKey = Annotated[str, typer.Argument(help="The key that `kantis waiting list` shows.")]
+Why = Annotated[str, typer.Option("--reason", help="Why it is decided so.")]
+Actor = Annotated[str, typer.Option(help="Who decides.")]
+ApprovedBy = Annotated[str, typer.Option(help="Who else approved.")]
+
+
+@waiting_app.command("list")
+def waiting_list(
+    programme: Annotated[str, typer.Argument(help="A programme; all if left out.")] = "",
+) -> None:
+    """List the receipts and returns that came too late or take back too much, oldest first."""
+    with _database() as connection:
+        for name in [Path(programme).name] if programme else programmes.names(connection):
+            for one in waiting.list_waiting(connection, programme=name):
+                came_at = one.recorded_at.isoformat(timespec="minutes")
+                told = f"{one.key}  {one.why}  came {came_at}"
+                console.print(told, markup=False, soft_wrap=True)
+
+
+@waiting_app.command("accept")
+def waiting_accept(
+    key: WaitingKey, reason: Why, actor: Actor = "terminal", approved_by: ApprovedBy = ""
+) -> None:
+    """Book it in its place, as if it had come in time."""
+    with _database() as connection:
+        answer = waiting.accept(
+            connection,
+            programme=key.partition("/")[0],
+            key=key,
+            at=_now(),
+            warrant=Warrant(actor, reason, approved_by),
+        )
+    console.print(f"{key}: booked; earned {answer.earned or 'nothing'}", markup=False)
+
+
+@waiting_app.command("dismiss")
+def waiting_dismiss(
+    key: WaitingKey, reason: Why, actor: Actor = "terminal", approved_by: ApprovedBy = ""
+) -> None:
+    """Decide that it is never booked; who and why are kept."""
+    with _database() as connection:
+        waiting.dismiss(
+            connection,
+            programme=key.partition("/")[0],
+            key=key,
+            at=_now(),
+            warrant=Warrant(actor, reason, approved_by),
+        )
+    console.print(f"{key}: dismissed", markup=False)
 
 
 # --- stores and tills ----------------------------------------------------------------------

@@ -12,6 +12,7 @@ REFERENCE_TABLES = {
     "card_link": "the same",
     "card_change": "the same",
     "receipt_key": "one receipt under two cards books once, whatever the accounts",
+    "refused": "a refusal has no account to lie with: the key may be another's",
     "stray": "stands for no account yet",
     "request": "its key is used before there is an account",
 }

@@ -19,6 +19,7 @@ from kantis.core.cases import read_case
 from kantis.core.conditions import TOPICS
 from kantis.core.refusals import all_refusals
 from kantis.core.toml_text import Reader
+from kantis.operations import sales
 
 DOCS = Path(__file__).parents[2] / "docs"
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -186,7 +187,7 @@ def reasons_in(module: ModuleType) -> Iterator[str]:
 
 
 def reasons() -> set[str]:
-    found = {code for one in (step, earning, cards, check) for code in reasons_in(one)}
+    found = {code for one in (step, earning, cards, check, sales) for code in reasons_in(one)}
     return {code for code in found if CODE.match(code)}
 
 

@@ -17,7 +17,7 @@ from kantis.core.answers import Answer
 from kantis.core.events import AnyEvent
 from kantis.core.receipt import Line, Receipt, Return, ReturnLine, SaleKey, Tender
 from kantis.core.standing import Decision, Standing
-from kantis.db import accounts, journal
+from kantis.db import accounts, past
 from kantis.db.cluster import APP
 from kantis.db.connect import connect
 from kantis.db.programmes import Store
@@ -144,7 +144,7 @@ class Desk:
         return accounts.one(self.connection, self.programme, member.account_id).standing
 
     def history(self, member: Member) -> list[tuple[int, AnyEvent, Decision]]:
-        return journal.history(self.connection, member.account_id)
+        return past.history(self.connection, member.account_id)
 
     def look(self, member: Member, at: str) -> Answer:
         return members.look(
@@ -190,6 +190,7 @@ class Desk:
                 f"SELECT count(*) FROM {table}"  # noqa: S608 - a name from the catalog
             ).fetchall()[0][0]
             for (table,) in tables
+            if table != "refused"  # remembered, which books nothing
         }
 
 

@@ -10,10 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from kantis.core.events import Held, Sale
 from kantis.core.receipt import Receipt, Return
-from kantis.core.refusals import Refusal
+from kantis.core.refusals import HoldUnknown, InDebt, Refusal
 from kantis.core.standing import Decision, Standing
-from kantis.operations import sales, upkeep
+from kantis.db import past, programmes
+from kantis.operations import sales, spending, upkeep
 
 if TYPE_CHECKING:
     from tests.operations.conftest import Desk, Member
@@ -243,3 +245,137 @@ def test_a_receipt_from_before_the_calendar_that_was_followed_is_late(desk: "Des
     assert desk.look(late, "2024-04-02 11:00").tier == "level-3"
     assert desk.look(early, "2024-04-02 11:00").tier == "level-3"
     assert desk.wrong(early, late) == []
+
+
+# --- what a late event is folded from -------------------------------------------------------
+
+
+def snapshots(desk: "Desk", member: "Member") -> list[str]:
+    rows = desk.connection.execute(
+        "SELECT month_on FROM snapshot WHERE account_id = %s ORDER BY month_on",
+        [member.account_id],
+    ).fetchall()
+    return [str(month_on) for (month_on,) in rows]
+
+
+def test_a_late_event_is_folded_from_the_start_of_its_month(desk: "Desk") -> None:
+    member = desk.join("2024-01-10 10:00")
+    for month in range(1, 7):
+        for day in (12, 14, 16):
+            desk.sell(member, f"2024-{month:02d}-{day} 10:00", 10000)
+    assert snapshots(desk, member) == [f"2024-{month:02d}-01" for month in range(2, 7)]
+
+    def folded_since(at: str) -> tuple[str, int]:
+        sale = Sale(
+            at=desk.at(at), key="late", receipt=desk.receipt(member.card, at, 100), chain=""
+        )
+        terms = programmes.load(desk.connection, "alltid")
+        found = past.past_before(desk.connection, terms, member.account_id, sale)
+        return str(found.since_on), len(found.events)
+
+    assert folded_since("2024-06-13 10:00") == ("2024-06-01", 3)
+    assert folded_since("2024-04-01 00:00") == ("2024-04-01", 9)
+    assert folded_since("2024-03-31 23:59") == ("2024-03-01", 12)
+    assert folded_since("2024-01-11 10:00") == ("0001-01-01", 19)
+
+
+def test_snapshots_after_a_late_event_are_written_anew(desk: "Desk") -> None:
+    in_order, other = desk.join("2024-01-10 10:00"), desk.join("2024-01-10 10:00")
+    days = [f"2024-{month:02d}-12 10:00" for month in (1, 2, 4, 6)]
+    for at in days:
+        desk.sell(in_order, at, 400000)
+    for at in (days[0], days[2], days[3], days[1]):
+        desk.sell(other, at, 400000)
+
+    def standings(member: "Member") -> list[tuple[str, Standing]]:
+        rows = desk.connection.execute(
+            "SELECT month_on, standing::text FROM snapshot WHERE account_id = %s ORDER BY 1",
+            [member.account_id],
+        ).fetchall()
+        found = [(str(on), msgspec.json.decode(text, type=Standing)) for on, text in rows]
+        return [(on, replace(standing, last=None)) for on, standing in found]
+
+    assert [on for on, _ in standings(other)] == ["2024-02-01", "2024-04-01", "2024-06-01"]
+    assert standings(other) == standings(in_order)
+    assert desk.wrong(in_order, other) == []
+
+
+def test_a_return_whose_sale_lies_before_the_snapshot_finds_it(desk: "Desk") -> None:
+    in_order, other = desk.join("2024-01-10 10:00"), desk.join("2024-01-10 10:00")
+    for member in (in_order, other):
+        sale = desk.receipt(member.card, "2024-01-12 10:00", 100000)
+        desk.record(sale)
+        first = desk.return_of(sale, "2024-01-20 10:00", (1, 33333))
+        second = desk.return_of(sale, "2024-04-01 10:00", (1, 33333))
+        third = desk.return_of(sale, "2024-06-01 10:00", (1, 33334))
+        for one in (first, second, third) if member is in_order else (first, third, second):
+            desk.take_back(one)
+    assert desk.standing(other).balance("bonus") == 0
+    assert desk.wrong(in_order, other) == []
+    same_as_in_order(desk, in_order, other)
+
+
+# --- what was held is captured also late ---------------------------------------------------
+
+
+def hold(desk: "Desk", member: "Member", at: str, amount: int) -> str:
+    hold_id = desk.new_number()
+    spending.hold(
+        desk.connection,
+        programme="alltid",
+        account_id=member.account_id,
+        held=Held(
+            at=desk.at(at),
+            key=f"held/{hold_id}",
+            hold_id=hold_id,
+            unit="bonus",
+            amount=amount,
+            until_at=desk.at(at),
+        ),
+        proof="staff",
+        warrant=desk.warrant,
+    )
+    return hold_id
+
+
+def test_a_capture_that_arrives_after_its_hold_ran_out_counts_as_in_time(desk: "Desk") -> None:
+    member = desk.join()
+    desk.sell(member, "2024-03-04 10:00", 100000)
+    held = hold(desk, member, "2024-03-05 10:00", 800)
+    paid = desk.receipt(member.card, "2024-03-05 10:05", 800, paid={"bonus": 800}, hold=held)
+    again = desk.receipt(member.card, "2024-03-05 10:06", 800, paid={"bonus": 800}, hold=held)
+    # Meanwhile the hold has run out, and half of it is spent elsewhere.
+    desk.sell(member, "2024-03-08 10:00", 600, paid={"bonus": 600})
+    assert desk.standing(member).balance("bonus") == 400
+    (booked,) = desk.record(paid)
+    assert isinstance(booked, sales.Recorded)
+    standing = desk.standing(member)
+    assert (standing.balance("bonus"), standing.debts) == (-400, {"bonus": 400})
+    assert isinstance(desk.record(again)[0], HoldUnknown)
+    assert desk.wrong(member) == []
+
+
+def test_a_hold_that_had_run_out_when_its_receipt_was_made_is_not_captured(desk: "Desk") -> None:
+    member = desk.join()
+    desk.sell(member, "2024-03-04 10:00", 100000)
+    held = hold(desk, member, "2024-03-05 10:00", 800)
+    desk.sell(member, "2024-04-08 10:00", 100)
+    late = desk.receipt(member.card, "2024-04-07 10:05", 800, paid={"bonus": 800}, hold=held)
+    assert isinstance(desk.record(late)[0], HoldUnknown)
+    assert desk.wrong(member) == []
+
+
+def test_nothing_is_spent_while_a_debt_stands_and_earnings_pay_it_first(desk: "Desk") -> None:
+    member = desk.join()
+    sale = desk.receipt(member.card, "2024-03-04 10:00", 100000)
+    desk.record(sale)
+    desk.sell(member, "2024-03-05 10:00", 1000, paid={"bonus": 1000})
+    desk.take_back(desk.return_of(sale, "2024-03-06 10:00", (1, 100000)))
+    assert desk.standing(member).debts == {"bonus": 1000}
+    payment = desk.receipt(member.card, "2024-03-06 11:00", 1, paid={"bonus": 1})
+    assert isinstance(desk.record(payment)[0], InDebt)
+    desk.sell(member, "2024-03-07 10:00", 60000)
+    assert desk.standing(member).debts == {"bonus": 400}
+    desk.sell(member, "2024-03-07 11:00", 60000)
+    assert desk.lots(member) == [(desk.at("2029-03-07 00:00").date(), 200)]
+    assert desk.wrong(member) == []

@@ -1,6 +1,7 @@
 """Who may do what with whose approval; and a refusal leaves everything as it was."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 from kantis.core.admission import Applicant, Warrant
 from kantis.core.events import Held, Joined, Left, Opened, OpeningLot, Released, StatusChanged
 from kantis.core.periods import ONE_DAY, Period
-from kantis.core.receipt import Tender
+from kantis.core.receipt import SaleKey, Tender
 from kantis.core.refusals import (
     AccountUnknown,
     AlreadyJoined,
@@ -17,32 +18,62 @@ from kantis.core.refusals import (
     AmountsDoNotAddUp,
     ApprovalMissing,
     CardKindUnknown,
+    CardNotUsable,
     CardNumberTaken,
     CardUnknown,
     ClaimNotAllowed,
+    CurrencyUnknown,
+    HoldTooSmall,
     HoldUnknown,
+    InDebt,
     KeyReused,
     LeavingCauseUnknown,
     MayNotJoin,
+    MembershipEnded,
     NotEnough,
+    NotWaiting,
     PoolingNotAllowed,
     ProofMissing,
     ReasonMissing,
+    ReceiptDiffers,
+    RedemptionSuspended,
     Refusal,
+    ReturnedMoreThanBought,
     RoleUnknown,
+    SaleUnknown,
     StatusUnknown,
+    StoreNotYours,
     StoreUnknown,
     SuspensionNotAllowed,
+    TermsAlreadyPublished,
     TermsNotInForce,
+    TermsTooLate,
     TimeImpossible,
     UnitNotSpendable,
+    UnitUnknown,
+    all_refusals,
 )
-from kantis.operations import cards, members, publishing, sales, spending, upkeep
+from kantis.core.standing import Standing
+from kantis.operations import cards, members, publishing, sales, spending, upkeep, waiting
 
 if TYPE_CHECKING:
     from tests.operations.conftest import Desk, Member
 
 NOBODY = 0
+NOON = "2024-03-05 12:00"
+PROGRAMMES = Path(__file__).parents[2] / "programmes"
+
+BEFORE: list[tuple["Member", tuple[dict[str, int], Standing]]] = []
+"""About whom, and what there was, when everything was prepared for a refusal."""
+
+
+def what_there_is(desk: "Desk", member: "Member") -> tuple[dict[str, int], Standing]:
+    return desk.rows(), desk.standing(member)
+
+
+def prepared(desk: "Desk", member: "Member") -> None:
+    """Say that all which follows is refused."""
+    BEFORE.append((member, what_there_is(desk, member)))
 
 
 def opening(desk: "Desk", key: str = "opening") -> Opened:
@@ -325,6 +356,139 @@ def add_till(desk: "Desk", _: "Member") -> None:
     )
 
 
+def raised(result: sales.Result) -> None:
+    """Raise what a till would get as a 4xx."""
+    if isinstance(result, Refusal):
+        raise result
+
+
+def sell(*amounts: int, at: str = "2024-03-05 10:00", **changes: object) -> Attempt:
+    """Send a receipt, changed in some fields."""
+
+    def attempt(desk: "Desk", member: "Member") -> None:
+        receipt = desk.receipt(member.card, at, *amounts or (500,))
+        raised(desk.record(msgspec.structs.replace(receipt, **changes))[0])
+
+    return attempt
+
+
+def pay(amount: int, kind: str = "bonus", hold: str = "", proof: str = "staff") -> Attempt:
+    tenders = (Tender(kind, amount, hold),)
+    return sell(amount, tenders=tenders, proof=proof)
+
+
+def in_debt(desk: "Desk", member: "Member") -> None:
+    """Bring back what gave the bonus, after the bonus was spent; then spend again."""
+    sale = desk.receipt(member.card, "2024-03-04 11:00", 100000)
+    desk.record(sale)
+    desk.sell(member, "2024-03-04 12:00", 2000, paid={"bonus": 2000})
+    desk.take_back(desk.return_of(sale, "2024-03-04 13:00", (1, 100000)))
+    prepared(desk, member)
+    pay(100)(desk, member)
+
+
+def ended(desk: "Desk", member: "Member") -> None:
+    members.leave(
+        desk.connection,
+        programme="alltid",
+        account_id=member.account_id,
+        left=Left(at=desk.at("2024-03-05 09:00"), key="left", cause="member"),
+        warrant=desk.warrant,
+    )
+    prepared(desk, member)
+    pay(100)(desk, member)
+
+
+def hold_too_small(desk: "Desk", member: "Member") -> None:
+    hold(amount=100)(desk, member)
+    prepared(desk, member)
+    sell(101, at="2024-03-05 10:01", tenders=(Tender("bonus", 101, "h"),))(desk, member)
+
+
+def differing(desk: "Desk", member: "Member") -> None:
+    sale = desk.receipt(member.card, "2024-03-05 10:00", 500)
+    desk.record(sale)
+    prepared(desk, member)
+    other = msgspec.structs.replace(sale, training=True)
+    raised(desk.record(other)[0])
+
+
+def too_much_back(desk: "Desk", member: "Member") -> None:
+    sale = desk.receipt(member.card, "2024-03-05 10:00", 500)
+    desk.record(sale)
+    prepared(desk, member)
+    raised(desk.take_back(desk.return_of(sale, "2024-03-05 11:00", (1, 501)))[0])
+
+
+def return_of_a_return(desk: "Desk", member: "Member") -> None:
+    sale = desk.receipt(member.card, "2024-03-05 10:00", 500)
+    desk.record(sale)
+    back = desk.return_of(sale, "2024-03-05 11:00", (1, 100))
+    desk.take_back(back)
+    prepared(desk, member)
+    key = SaleKey(back.store, back.till, back.business_day, back.number)
+    again = desk.return_of(sale, "2024-03-05 12:00", (1, 100))
+    raised(desk.take_back(msgspec.structs.replace(again, sale=key))[0])
+
+
+def test_nothing_is_spent_while_redemption_is_suspended(lonely: "Desk") -> None:
+    desk, member = lonely, lonely.join()
+    desk.sell(member, "2024-03-04 10:00", 100000)
+    upkeep.suspend(
+        desk.connection,
+        programme="alltid",
+        period=Period(desk.at("2024-03-06 00:00").date(), desk.at("2024-03-08 00:00").date()),
+        now=desk.at("2024-03-05 10:00"),
+        warrant=Warrant("anna", "flood", "bert"),
+    )
+    before = what_there_is(desk, member)
+    receipt = desk.receipt(member.card, "2024-03-07 10:00", 100, paid={"bonus": 100})
+    assert isinstance(desk.record(receipt)[0], RedemptionSuspended)
+    assert what_there_is(desk, member) == before
+
+
+def open_unknown(desk: "Desk", _: "Member") -> None:
+    other = desk.join()
+    prepared(desk, other)
+    members.open_balances(
+        desk.connection,
+        programme="alltid",
+        account_id=other.account_id,
+        opening=Opened(
+            at=desk.at("2024-03-01 10:01"),
+            key="o",
+            lots=(OpeningLot("gold", 1, desk.at("2024-01-01 00:00").date()),),
+        ),
+        warrant=Warrant("anna", approved_by="bert"),
+    )
+
+
+def open_alone(desk: "Desk", _: "Member") -> None:
+    other = desk.join()
+    prepared(desk, other)
+    open_balances(desk, other, Warrant("anna"))
+
+
+def publish(change: str, to: str) -> Attempt:
+    def attempt(desk: "Desk", _: "Member") -> None:
+        source = (PROGRAMMES / "alltid" / "2016-01-01.toml").read_text("utf-8")
+        publishing.publish_terms(
+            desk.connection, source=source.replace(change, to), at=desk.at(NOON), by="publisher"
+        )
+
+    return attempt
+
+
+def accept_nothing(desk: "Desk", _: "Member") -> None:
+    waiting.accept(
+        desk.connection,
+        programme="alltid",
+        key="alltid/north/1/2024-03-04/none",
+        at=desk.at(NOON),
+        warrant=Warrant("anna", "why"),
+    )
+
+
 REFUSED: list[tuple[type[Refusal], Attempt]] = [
     (MayNotJoin, enrol(organization_number="930258009")),
     (MayNotJoin, enrol(trade="wholesaler")),
@@ -354,7 +518,37 @@ REFUSED: list[tuple[type[Refusal], Attempt]] = [
     (SuspensionNotAllowed, suspend("2024-03-09")),
     (ReasonMissing, suspend("2024-03-06", " ")),
     (StoreUnknown, add_till),
+    (StoreUnknown, sell(store="nowhere")),
+    (AmountsDoNotAddUp, sell(total_minor=501)),
+    (AmountsDoNotAddUp, sell(tenders=(Tender("cash", 499),))),
+    (CurrencyUnknown, sell(currency="EUR")),
+    (TimeImpossible, sell(at="2030-01-01 10:00")),
+    (TimeImpossible, sell(at="2015-12-31 10:00")),
+    (ReceiptDiffers, differing),
+    (NotEnough, pay(10**6)),
+    (NotEnough, sell(1200, tenders=(Tender("bonus", 600), Tender("bonus", 600)), proof="staff")),
+    (ProofMissing, pay(100, proof="")),
+    (UnitNotSpendable, pay(100, kind="cash", hold="h")),
+    (HoldUnknown, pay(100, hold="nothing")),
+    (HoldTooSmall, hold_too_small),
+    (CardNotUsable, sell(500, card="4040404040404", tenders=(Tender("bonus", 500),))),
+    (InDebt, in_debt),
+    (MembershipEnded, ended),
+    (ReturnedMoreThanBought, too_much_back),
+    (SaleUnknown, return_of_a_return),
+    (UnitUnknown, open_unknown),
+    (ApprovalMissing, open_alone),
+    (TermsAlreadyPublished, publish("Clause numbers", "Numbers")),
+    (TermsTooLate, publish("valid_from = 2016-01-01", "valid_from = 2020-01-01")),
+    (NotWaiting, accept_nothing),
 ]
+
+ELSEWHERE = {StoreNotYours, RedemptionSuspended}
+"""Refused by the API before an operation is asked; and on a database of its own, above."""
+
+
+def test_there_is_an_attempt_for_every_code() -> None:
+    assert {refusal for refusal, _ in REFUSED} == set(all_refusals()) - ELSEWHERE
 
 
 @pytest.mark.parametrize(
@@ -365,10 +559,11 @@ def test_what_is_refused_leaves_everything_as_it_was(
 ) -> None:
     member = desk.join()
     desk.sell(member, "2024-03-04 10:00", 100000)
-    before = (desk.rows(), desk.standing(member))
+    prepared(desk, member)
     with pytest.raises(refusal):
         attempt(desk, member)
-    assert (desk.rows(), desk.standing(member)) == before
+    about, before = BEFORE.pop()
+    assert what_there_is(desk, about) == before
 
 
 def test_bonus_buys_no_change_and_a_negative_payment_earns_nothing(desk: "Desk") -> None:

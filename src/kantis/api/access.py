@@ -45,6 +45,9 @@ WHO = {
     "change_status": STAFF,
     "end_membership": STAFF,
     "open_balances": STAFF,
+    "list_waiting": STAFF,
+    "accept_waiting": STAFF,
+    "dismiss_waiting": STAFF,
 }
 """Which kinds of token may call a handler; every handler is named here, which a test holds."""
 

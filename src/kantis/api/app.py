@@ -28,6 +28,9 @@ HANDLERS = (
     desks.change_status,
     desks.end_membership,
     desks.open_balances,
+    desks.list_waiting,
+    desks.accept_waiting,
+    desks.dismiss_waiting,
 )
 
 

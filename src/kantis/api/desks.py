@@ -3,8 +3,9 @@
 import secrets
 from typing import Annotated
 
-from litestar import post
+from litestar import get, post
 from litestar.params import FromPath, JSONBody, PathParameter
+from msgspec import Struct
 from stdnum import ean
 
 from kantis.api.access import Asker, now, this_second
@@ -18,6 +19,7 @@ from kantis.api.wire import (
     PoolAsked,
     ReplaceAsked,
     StatusAsked,
+    WaitingDecided,
     Why,
     account_in,
     card_in,
@@ -25,13 +27,56 @@ from kantis.api.wire import (
 from kantis.core.answers import Answer
 from kantis.core.cards import Card
 from kantis.core.events import Left, Opened, OpeningLot, StatusChanged
-from kantis.operations import cards, members
+from kantis.db.strays import Stray
+from kantis.operations import cards, members, waiting
 from kantis.operations.cards import Issue
 from kantis.operations.members import Application, Enrolled
 
 TAGS = ["desks"]
 
+
+class Dismissed(Struct, frozen=True):
+    """What is never booked."""
+
+    key: str
+
+
 AccountNumber = Annotated[str, PathParameter(description="The account's id")]
+
+
+@get("/waiting", sync_to_thread=True, responses=PROBLEMS, tags=TAGS)
+def list_waiting(till: Asker) -> list[Stray]:
+    """Show the receipts and returns that wait for staff, oldest first."""
+    return till.ask(lambda c: waiting.list_waiting(c, programme=till.programme))
+
+
+@post("/waiting/accept", status_code=200, sync_to_thread=True, responses=PROBLEMS, tags=TAGS)
+def accept_waiting(data: JSONBody[WaitingDecided], till: Asker) -> Answer:
+    """Book what waits in its place, as if it had come in time."""
+    return till.ask(
+        lambda c: waiting.accept(
+            c,
+            programme=till.programme,
+            key=data.key,
+            at=now(),
+            warrant=till.warrant(data.reason, data.approved_by),
+        )
+    )
+
+
+@post("/waiting/dismiss", status_code=200, sync_to_thread=True, responses=PROBLEMS, tags=TAGS)
+def dismiss_waiting(data: JSONBody[WaitingDecided], till: Asker) -> Dismissed:
+    """Decide that what waits is never booked; its key stays used."""
+    till.ask(
+        lambda c: waiting.dismiss(
+            c,
+            programme=till.programme,
+            key=data.key,
+            at=now(),
+            warrant=till.warrant(data.reason, data.approved_by),
+        )
+    )
+    return Dismissed(data.key)
 
 
 @post("/members", status_code=200, sync_to_thread=True, responses=PROBLEMS, tags=TAGS)

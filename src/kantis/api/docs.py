@@ -12,11 +12,13 @@ from litestar.router import Router
 from litestar.static_files import create_static_files_router
 
 from kantis.api import wire
+from kantis.api.desks import Dismissed
 from kantis.api.problems import Problem
 from kantis.api.tills import Hold
 from kantis.core.answers import Answer
 from kantis.core.cards import Card
 from kantis.core.receipt import Receipt, Return
+from kantis.db.strays import Stray
 from kantis.operations.lookup import CardShown
 from kantis.operations.members import Enrolled
 
@@ -25,6 +27,7 @@ ASSETS = "/docs/assets"
 TYPES = (
     *(Receipt, Return, Answer, CardShown, Hold, Card, Enrolled, Problem),
     *(wire.HoldAsked, wire.ReleaseAsked, wire.EnrolAsked, wire.IssueAsked, wire.ReplaceAsked),
+    *(wire.WaitingDecided, Dismissed, Stray),
     *(wire.PoolAsked, wire.StatusAsked, wire.LeaveAsked, wire.OpeningAsked, wire.Why),
 )
 """What goes over the wire; what these are made of is found by itself."""

@@ -33,6 +33,7 @@ STATUS: dict[type[Refusal], int] = {
     refusals.AccountUnknown: 404,
     refusals.CardUnknown: 404,
     refusals.SaleUnknown: 404,
+    refusals.NotWaiting: 404,
     # The same request could be right at another moment, or after another step.
     refusals.ReceiptDiffers: 409,
     refusals.KeyReused: 409,

@@ -115,6 +115,12 @@ class LotBrought(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"The year {self.earned_on.year} is outside of every programme")
 
 
+class WaitingDecided(Why, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is decided on something that waits for staff."""
+
+    key: Annotated[str, Meta(max_length=300)]
+
+
 class OpeningAsked(Why, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an older system knew; `sums_minor` are purchases by month (`2017-06`)."""
 

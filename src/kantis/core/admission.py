@@ -6,7 +6,6 @@ standing caught up to the moment. Spending has a module of its own, `kantis.core
 
 from collections import Counter
 from datetime import date, datetime, timedelta
-from typing import Literal
 
 from msgspec import Struct
 
@@ -19,7 +18,7 @@ from kantis.core.events import (
     RoleTaken,
     StatusChanged,
 )
-from kantis.core.periods import Period, add_months, read_month
+from kantis.core.periods import Period, add_months, elapsed, read_month
 from kantis.core.programme import Programme
 from kantis.core.receipt import Line, Receipt, Return
 from kantis.core.refusals import (
@@ -44,7 +43,7 @@ from kantis.core.refusals import (
 )
 from kantis.core.spending import check_member
 from kantis.core.standing import Standing
-from kantis.core.terms import ReviewLadder, Terms
+from kantis.core.terms import Operation, ReviewLadder, Terms
 
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far a till's clock may be ahead of ours."""
@@ -68,7 +67,7 @@ class Applicant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def check_approval(
     terms: Terms,
-    operation: Literal["open_balances", "leave", "suspend", "grant_status"],
+    operation: Operation,
     warrant: Warrant,
 ) -> None:
     """Check that another person approved, where the terms ask for it.
@@ -255,6 +254,26 @@ def check_claim(programme: Programme, *, at: datetime) -> None:
 
 
 # --- sales and returns ---------------------------------------------------------------------
+
+
+def too_late(programme: Programme, at: datetime, *, now: datetime) -> str:
+    """Give the clause by which a receipt or return comes too late to be booked by itself.
+
+    Empty if it is in time. The terms in force when it was made say how long it may take.
+    """
+    lateness = programme.terms_at(at).lateness
+    return lateness.clause if lateness and elapsed(at, now) > timedelta(days=lateness.days) else ""
+
+
+def admit_waiting(programme: Programme, *, now: datetime, warrant: Warrant) -> None:
+    """Check that staff may decide on what waits for them.
+
+    :raises ReasonMissing:
+    :raises ApprovalMissing:
+    """
+    if not warrant.reason.strip():
+        raise ReasonMissing
+    check_approval(programme.terms_at(now), "accept_waiting", warrant)
 
 
 def check_receipt(programme: Programme, receipt: Receipt, *, now: datetime) -> None:

@@ -16,7 +16,7 @@ from kantis.core.terms import Block, Lines, Stores, Terms, Text, Tier, Unit
 
 TOPICS: dict[str, tuple[str, ...]] = {
     "Who may join": ("membership", "status"),
-    "Cards": ("card", "pooling", "claims"),
+    "Cards": ("card", "pooling", "claims", "lateness"),
     "What earns": ("unit", "earning_start", "earn"),
     "What does not earn": ("exclusion",),
     "Levels": ("tier", "ladder", "counting", "card_order"),

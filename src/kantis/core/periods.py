@@ -32,6 +32,14 @@ def day_start(day: date, zone: ZoneInfo) -> datetime:
     return datetime.combine(day, time.min, zone).astimezone(UTC)
 
 
+def elapsed(start: datetime, end: datetime) -> timedelta:
+    """Give the time that passed between two instants, whatever the clocks did meanwhile.
+
+    Python's own subtraction counts by the clock on the wall when both have one zone.
+    """
+    return end.astimezone(UTC) - start.astimezone(UTC)
+
+
 def month_of(day: date) -> int:
     """Give the number of the month that `day` lies in."""
     return day.year * 12 + day.month - 1

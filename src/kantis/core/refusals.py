@@ -12,6 +12,8 @@ class Refusal(Exception):
 
     code: ClassVar[str]
     way_out: ClassVar[str]
+    is_remembered: ClassVar[bool] = False
+    """Whether the same request must stay refused though the account could bear it later."""
 
     def __init__(self, **fields: object) -> None:
         """Keep the fields that the message and the translations are made of."""
@@ -128,6 +130,7 @@ class CardNotUsable(Refusal):
 
     code = "card-not-usable"
     way_out = "Use another card of the account, or have this one replaced."
+    is_remembered = True
 
 
 class RoleUnknown(Refusal):
@@ -156,6 +159,7 @@ class NotEnough(Refusal):
 
     code = "not-enough"
     way_out = "Ask for no more than `available`."
+    is_remembered = True
 
 
 class InDebt(Refusal):
@@ -163,6 +167,7 @@ class InDebt(Refusal):
 
     code = "in-debt"
     way_out = "Later earnings pay the debt first."
+    is_remembered = True
 
 
 class RedemptionSuspended(Refusal):
@@ -170,6 +175,7 @@ class RedemptionSuspended(Refusal):
 
     code = "redemption-suspended"
     way_out = "Earning goes on; nothing expires meanwhile. Try again after the suspension."
+    is_remembered = True
 
 
 class ProofMissing(Refusal):
@@ -198,6 +204,7 @@ class HoldUnknown(Refusal):
 
     code = "hold-unknown"
     way_out = "It may have been captured, released or run out; make a new hold."
+    is_remembered = True
 
 
 class HoldTooSmall(Refusal):
@@ -205,6 +212,7 @@ class HoldTooSmall(Refusal):
 
     code = "hold-too-small"
     way_out = "Capture at most `held`; hold and capture the rest apart."
+    is_remembered = True
 
 
 class MembershipEnded(Refusal):
@@ -212,6 +220,7 @@ class MembershipEnded(Refusal):
 
     code = "membership-ended"
     way_out = "The applicant may join anew if the terms allow it."
+    is_remembered = True
 
 
 class LeavingCauseUnknown(Refusal):
@@ -247,6 +256,14 @@ class ReturnedMoreThanBought(Refusal):
 
     code = "returned-more-than-bought"
     way_out = "Return at most what is left of the line."
+    is_remembered = True
+
+
+class NotWaiting(Refusal):
+    """Nothing of this key waits for staff."""
+
+    code = "not-waiting"
+    way_out = "`kantis waiting list` names what waits; somebody may have decided already."
 
 
 class ClaimNotAllowed(Refusal):

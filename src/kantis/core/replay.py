@@ -4,43 +4,52 @@ from collections.abc import Iterable
 from datetime import date
 
 import msgspec
+from msgspec import Struct
 
 from kantis.core.bookkeeping import BOOK_OF
 from kantis.core.events import AnyEvent, PastSale, Returned, Sale, order_of, sale_key_of
 from kantis.core.periods import day_start
 from kantis.core.programme import Programme
-from kantis.core.standing import Decision, LotKey, Part, Standing, Transfer
+from kantis.core.standing import Decision, LotKey, Part, Standing, Transfer, month_begun
 from kantis.core.step import caught_up, step
 from kantis.core.totals import Totals
 
 
 class Fold:
-    """One account's history being folded; events come in their total order."""
+    """One account's history being folded; events come in their total order.
+
+    `snapshots` says where the account stood before each month in which it moved.
+    """
 
     def __init__(self, programme: Programme, standing: Standing | None = None) -> None:
         """Begin with a new account, or go on from `standing`."""
         self.programme = programme
         self.standing = standing if standing is not None else Standing()
         self.sales: dict[str, PastSale] = {}
+        self.snapshots: dict[date, Standing] = {}
 
     def take(self, event: AnyEvent) -> Decision:
         """Move the account on by one event; a return finds its sale among those folded."""
         if isinstance(event, Returned) and event.past is None:
             event = self._with_sale(event)
-        self.standing, decision = step(self.programme, self.standing, event)
+        before = self.standing
+        self.standing, decision = step(self.programme, before, event)
+        self._keep_snapshot(before)
         if isinstance(event, Sale):
             self.sales[event.key] = PastSale(event, decision, {})
         return decision
 
-    def know(self, key: str, past: PastSale) -> None:
-        """Make known a sale that lies before the standing this fold began with."""
-        self.sales[key] = past
-
     def follow_calendar(self, *, through: date) -> Decision:
         """Move the account on to the start of a day on which nothing else happens."""
+        before = self.standing
         at = day_start(through, self.programme.zone)
-        self.standing, decision = caught_up(self.programme, self.standing, at=at)
+        self.standing, decision = caught_up(self.programme, before, at=at)
+        self._keep_snapshot(before)
         return decision
+
+    def _keep_snapshot(self, before: Standing) -> None:
+        if (month_on := month_begun(before, self.standing)) is not None:
+            self.snapshots[month_on] = before
 
     def _with_sale(self, event: Returned) -> Returned:
         """Attach the sale with what came back before, and remember what comes back now."""
@@ -53,13 +62,28 @@ class Fold:
         return msgspec.structs.replace(event, past=past)
 
 
-def refold(
-    programme: Programme, history: Iterable[AnyEvent]
-) -> tuple[Standing, list[tuple[AnyEvent, Decision]]]:
-    """Fold a whole history anew, whatever order its events came in."""
-    fold = Fold(programme)
+class Course(Struct, frozen=True):
+    """What became of an account: its events in their order, each decided, then the calendar."""
+
+    standing: Standing
+    decided: list[tuple[AnyEvent, Decision]]
+    calendar: Decision
+    snapshots: dict[date, Standing]
+
+    def parts(self) -> list[Decision]:
+        """Give all decisions, those of the calendar among them, in order."""
+        return [part for _, one in self.decided for part in one.parts()] + [self.calendar]
+
+    def transfers(self) -> list[Transfer]:
+        """Give all that moved."""
+        return [transfer for part in self.parts() for transfer in part.transfers]
+
+
+def refold(fold: Fold, history: Iterable[AnyEvent], *, through: date) -> Course:
+    """Fold events anew, whatever order they came in, and the calendar through a day at least."""
     decided = [(event, fold.take(event)) for event in sorted(history, key=order_of)]
-    return fold.standing, decided
+    calendar = fold.follow_calendar(through=max(through, fold.standing.through_on))
+    return Course(fold.standing, decided, calendar, fold.snapshots)
 
 
 def corrections(posted: Iterable[Transfer], right: Iterable[Transfer]) -> list[Transfer]:

@@ -4,6 +4,7 @@ A card identifies and never authorizes spending: what proved the spender is in t
 what is accepted as proof in the terms.
 """
 
+from collections import Counter
 from datetime import datetime, timedelta
 
 from kantis.core.events import Held, Released, Sale
@@ -33,35 +34,39 @@ def check_member(standing: Standing) -> None:
         raise MembershipEnded(left_at=standing.left_at)
 
 
-def admit_payments(programme: Programme, standing: Standing, sale: Sale) -> Sale:
+def admit_payments(programme: Programme, standing: Standing, sale: Sale, *, then: Standing) -> Sale:
     """Check every payment with a unit on a sale: its hold, or a proof and enough to spend.
+
+    What a hold set aside is looked for in `then`, the standing at the sale's own time; all
+    else has to be there now, in `standing`.
 
     :raises Refusal: as `authorize_spending` and `authorize_capture`
     """
     units = {unit.name for unit in programme.terms_at(sale.at).unit}
+    unheld: Counter[str] = Counter()
+    captured: set[str] = set()
     for tender in sale.receipt.tenders:
-        if tender.hold and (tender.kind not in units or tender.amount_minor <= 0):
+        is_unit = tender.kind in units and tender.amount_minor > 0
+        if tender.hold and not is_unit:
             raise UnitNotSpendable(unit=tender.kind, hold=tender.hold)
-        if tender.kind not in units or tender.amount_minor <= 0:
-            continue
+        if tender.hold in captured:
+            raise HoldUnknown(hold=tender.hold)
         if tender.hold:
+            captured.add(tender.hold)
             authorize_capture(
                 programme,
-                standing,
+                then,
                 hold_id=tender.hold,
                 unit=tender.kind,
                 amount=tender.amount_minor,
                 at=sale.at,
             )
-        else:
-            authorize_spending(
-                programme,
-                standing,
-                unit=tender.kind,
-                amount=tender.amount_minor,
-                proof=sale.receipt.proof,
-                at=sale.at,
-            )
+        elif is_unit:
+            unheld[tender.kind] += tender.amount_minor
+    for unit, amount in unheld.items():
+        authorize_spending(
+            programme, standing, unit=unit, amount=amount, proof=sale.receipt.proof, at=sale.at
+        )
     return sale
 
 

@@ -4,7 +4,7 @@ from datetime import date, datetime
 
 from msgspec import Struct, field
 
-from kantis.core.periods import NEVER
+from kantis.core.periods import NEVER, month_of, month_start
 
 
 class LotKey(Struct, frozen=True, array_like=True, order=True, gc=False):
@@ -107,6 +107,17 @@ class Standing(Struct):
         return sum(
             lot.amount - lot.pinned for lot in self.lots.get(unit, ()) if lot.key.valid_from <= on
         )
+
+
+def month_begun(before: Standing, after: Standing) -> date | None:
+    """Give the first day of the month that an account has come into, None if it is in the same.
+
+    `before` is then where it stood after all that happened before that month.
+    """
+    month = month_of(after.through_on)
+    if before.last is None or month_of(before.through_on) == month:
+        return None
+    return month_start(month)
 
 
 class Earned(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -87,6 +87,12 @@ class Claims(Block, frozen=True, kw_only=True):
     allowed: bool
 
 
+class Lateness(Block, frozen=True, kw_only=True):
+    """How many days a receipt or return may take to come; an older one waits for staff."""
+
+    days: Annotated[int, Meta(ge=1, le=3_660)]
+
+
 class Fee(Block, frozen=True, kw_only=True):
     """A fee that the first purchase charges, once."""
 
@@ -274,10 +280,14 @@ class Suspension(Block, frozen=True, kw_only=True):
     unit: Identifier
 
 
+Operation = Literal["open_balances", "leave", "suspend", "grant_status", "accept_waiting"]
+"""What can need a second person's approval."""
+
+
 class Approval(Block, frozen=True, kw_only=True):
     """An operation that needs a second person's approval."""
 
-    operation: Literal["open_balances", "leave", "suspend", "grant_status"]
+    operation: Operation
 
 
 class Transition(Block, frozen=True, kw_only=True):
@@ -302,6 +312,7 @@ class Terms(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     membership: Membership
     pooling: Pooling
     claims: Claims
+    lateness: Lateness | None = None
     status: tuple[Status, ...] = ()
     card: Annotated[tuple[Card, ...], Meta(min_length=1)]
     fee: tuple[Fee, ...] = ()

@@ -2,28 +2,27 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime, timedelta
-from functools import lru_cache
+from datetime import date, datetime, timedelta
 from hashlib import sha256
 from typing import Any, TypeVar
 
 import msgspec
 import psycopg
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from kantis.core.admission import Warrant, check_is_other, check_time
 from kantis.core.answers import Answer, answer_of
-from kantis.core.bookkeeping import BOOK_OF
-from kantis.core.events import AnyEvent, Held, PastSale, Returned, Sale, order_of, sale_key_of
-from kantis.core.periods import day_start
+from kantis.core.events import AnyEvent, Returned, Sale, order_of, sale_key_of
+from kantis.core.periods import month_of, month_start
 from kantis.core.programme import Programme
-from kantis.core.refusals import KeyReused, SaleUnknown
+from kantis.core.refusals import KeyReused, Refusal
 from kantis.core.replay import corrections, refold
-from kantis.core.standing import CardsDue, Decision, LotKey, Part, Standing, Transfer
+from kantis.core.standing import CardsDue, Decision, Standing, Transfer, month_begun
 from kantis.core.step import caught_up, is_late, step
 from kantis.core.upkeep import next_due
-from kantis.db import accounts, programmes
+from kantis.db import accounts, programmes, refused
 from kantis.db.accounts import Account
+from kantis.db.past import Happened, Past, hash_of, past_before
 
 Asked = TypeVar("Asked", bound=AnyEvent)
 
@@ -33,28 +32,25 @@ INSTANT = timedelta(microseconds=1)
 CALENDAR = 0
 """The event number of transfers that no event caused."""
 
+TABLES = (
+    "account",
+    "event",
+    "transfer",
+    "posting",
+    "receipt_key",
+    "stray",
+    "card_order",
+    "tier_change",
+    "review",
+    "snapshot",
+    "capture",
+    "refused",
+)
+"""What `book` takes rows for, in the order of its parameters."""
+
 _encode = msgspec.json.Encoder().encode
 _decode_event: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
-_decode_decision = msgspec.json.Decoder(Decision)
-_decode_sale = msgspec.json.Decoder(Sale)
-_decode_return = msgspec.json.Decoder(Returned)
 _decode_answer = msgspec.json.Decoder(Answer)
-
-
-class Known(Struct, frozen=True):
-    """A receipt key that was used: its content's hash and where the answer lies."""
-
-    content_hash: bytes
-    account_id: int | None
-    event_no: int | None
-    answer: bytes
-    content: bytes
-
-
-@lru_cache(maxsize=10_000)
-def hash_of(key: str) -> bytes:
-    """Give the hash under which a receipt's key is remembered."""
-    return sha256(key.encode()).digest()
 
 
 class Journal:
@@ -65,50 +61,49 @@ class Journal:
         self.connection = connection
         self.now = now
         self._accounts: dict[int, tuple[Programme, Account]] = {}
-        self._events: list[dict[str, Any]] = []
-        self._transfers: list[dict[str, Any]] = []
-        self._postings: list[dict[str, Any]] = []
-        self._keys: list[dict[str, Any]] = []
-        self._strays: list[dict[str, Any]] = []
-        self._orders: list[dict[str, Any]] = []
-        self._tier_changes: list[dict[str, Any]] = []
-        self._reviews: list[dict[str, Any]] = []
+        self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
 
     def move(
         self, programme: Programme, account: Account, event: AnyEvent, warrant: Warrant
     ) -> Decision:
         """Move an account on by an event and note what is to be saved.
 
-        A late event is put in its place: the history is folded again and what comes out
-        otherwise is posted as corrections that name this event.
+        A late event is put in its place: what came after it is folded again, and what comes
+        out otherwise is posted as corrections that name this event.
         """
         check_is_other(warrant)
         account.last_event += 1
         if not is_late(programme, account.standing, event):
-            account.standing, decision = step(programme, account.standing, event)
+            before = account.standing
+            account.standing, decision = step(programme, before, event)
+            self._note_month(account, before)
             if decision.calendar is not None:
                 self._note(account, decision.calendar, event_no=CALENDAR)
             self._note(account, decision, event_no=account.last_event)
         else:
             decision = self._move_late(programme, account, event)
         self._accounts[account.account_id] = (programme, account)
-        self._events.append(_event_row(account, event, decision, warrant, self.now))
+        self._rows["event"].append(_event_row(account, event, decision, warrant, self.now))
+        if isinstance(event, Sale):
+            self._note_captures(account, event)
         return decision
 
     def follow_calendar(self, programme: Programme, account: Account, *, at: datetime) -> Decision:
         """Move an account on to an instant at which nothing else happens to it."""
-        account.standing, decision = caught_up(programme, account.standing, at=at)
+        before = account.standing
+        account.standing, decision = caught_up(programme, before, at=at)
+        self._note_month(account, before)
         self._note(account, decision, event_no=CALENDAR)
         self._accounts[account.account_id] = (programme, account)
         return decision
 
     def answer(self, answer: object) -> None:
         """Keep what was answered to the event noted last."""
-        self._events[-1]["answer"] = Raw(_encode(answer))
+        self._rows["event"][-1]["answer"] = Raw(_encode(answer))
 
     def remember(self, key: str, content_hash: bytes, account: Account | None) -> None:
         """Remember a receipt's key for ever, for the event noted last or for none."""
-        self._keys.append(
+        self._rows["receipt_key"].append(
             {
                 "key_hash": hash_of(key).hex(),
                 "content_hash": content_hash.hex(),
@@ -116,6 +111,12 @@ class Journal:
                 "event_no": account and account.last_event,
             }
         )
+
+    def refuse(self, key: str, content_hash: bytes, refusal: Refusal) -> None:
+        """Remember a refusal, if it is one that must not become a yes when it is asked again."""
+        if refusal.is_remembered:
+            row = refused.row(key, content_hash, refusal)
+            self._rows["refused"].append({**row, "recorded_at": self.now})
 
     def keep_stray(
         self,
@@ -129,7 +130,7 @@ class Journal:
         sale_key: str = "",
     ) -> None:
         """Keep a receipt that stands for no account, or a return whose sale has not come."""
-        self._strays.append(
+        self._rows["stray"].append(
             {
                 "key_hash": hash_of(key).hex(),
                 "programme": programme,
@@ -145,7 +146,7 @@ class Journal:
 
     def save(self) -> None:
         """Write everything noted so far; the caller's transaction commits it."""
-        accounts = [
+        self._rows["account"] = [
             {
                 "account_id": account.account_id,
                 "standing": Raw(_encode(account.standing)),
@@ -155,59 +156,54 @@ class Journal:
             }
             for programme, account in self._accounts.values()
         ]
-        tables: tuple[list[dict[str, Any]], ...] = (
-            accounts,
-            self._events,
-            self._transfers,
-            self._postings,
-            self._keys,
-            self._strays,
-            self._orders,
-            self._tier_changes,
-            self._reviews,
-        )
-        if any(tables):
+        if any(self._rows.values()):
             self.connection.execute(
-                f"SELECT book({', '.join(['%s::text::json'] * len(tables))})",
-                [_encode(rows).decode() if rows else None for rows in tables],
+                f"SELECT book({', '.join(['%s::text::json'] * len(TABLES))})",
+                [
+                    _encode(rows).decode() if (rows := self._rows[table]) else None
+                    for table in TABLES
+                ],
             )
         self._accounts.clear()
-        for rows in tables[1:]:
+        for rows in self._rows.values():
             rows.clear()
 
     def _move_late(self, programme: Programme, account: Account, event: AnyEvent) -> Decision:
-        """Fold the account's whole history with a late event in its place; post the difference."""
+        """Fold what came since with a late event in its place; post the difference.
+
+        What was posted is what the fold without the event says: `kantis audit` proves it.
+        """
         self.save()
         if isinstance(event, Returned):
             # Its sale is looked up in the fold: returns after it, which were booked before, must
             # not count as what came back earlier.
             event = msgspec.structs.replace(event, past=None)
-        before = history(self.connection, account.account_id)
-        standing, decided = refold(programme, [event, *(past for _, past, _ in before)])
-        through = max(standing.through_on, account.standing.through_on)
-        standing, calendar = caught_up(programme, standing, at=day_start(through, programme.zone))
-        account.standing = standing
-        parts = [part for _, decision in decided for part in decision.parts()] + [calendar]
-        right = [transfer for part in parts for transfer in part.transfers]
-        posted = transfers_of(self.connection, account.account_id)
-        self._post(account, corrections(posted, right), event_no=account.last_event, corrects=True)
-        by_key = {one.key: decision for one, decision in decided}
-        self._redecide(account.account_id, before, by_key)
-        self._order_missing_cards(account, parts)
-        for table in ("tier_change", "review"):
-            self.connection.execute(
-                f"DELETE FROM {table} WHERE account_id = %s",  # noqa: S608 - two names of ours
-                [account.account_id],
-            )
-        for part in parts:
+        past = past_before(self.connection, programme, account.account_id, event)
+        since = [one for _, one, _ in past.events]
+        through = account.standing.through_on
+        before = refold(past.fold(programme), since, through=through)
+        after = refold(past.fold(programme), [event, *since], through=through)
+        assert before.standing == account.standing, "a standing is the fold of its history"
+        account.standing = after.standing
+        self._post(
+            account,
+            corrections(before.transfers(), after.transfers()),
+            event_no=account.last_event,
+            corrects=True,
+        )
+        by_key = {one.key: decision for one, decision in after.decided}
+        self._redecide(account.account_id, past.events, by_key)
+        self._order_missing_cards(account, past, after.parts())
+        self._forget(account, past)
+        for part in after.parts():
             self._note_tiers(account, part)
+        for month_on, standing in after.snapshots.items():
+            if month_on > past.since_on:
+                self._note_snapshot(account, month_on, standing)
         return by_key[event.key]
 
     def _redecide(
-        self,
-        account_id: int,
-        before: Iterable[tuple[int, AnyEvent, Decision]],
-        by_key: dict[str, Decision],
+        self, account_id: int, before: Iterable[Happened], by_key: dict[str, Decision]
     ) -> None:
         """Keep what the fold now says of earlier events; what was answered stays as it was."""
         for event_no, event, old in before:
@@ -217,11 +213,52 @@ class Journal:
                     [_encode(new).decode(), account_id, event_no],
                 )
 
+    def _forget(self, account: Account, past: Past) -> None:
+        """Delete what the fold said of tiers and months since then; it is noted anew."""
+        reached_on = past.standing.through_on
+        # A review is named for the month before the day on which it was made.
+        reviewed_on = month_start(month_of(reached_on))
+        for where, day in (
+            ("tier_change WHERE from_on > %s", reached_on),
+            ("review WHERE month_on >= %s", reviewed_on),
+            ("snapshot WHERE month_on > %s", past.since_on),
+        ):
+            self.connection.execute(
+                f"DELETE FROM {where} AND account_id = %s",  # noqa: S608 - three texts of ours
+                [day, account.account_id],
+            )
+
     def _note(self, account: Account, decision: Decision, *, event_no: int) -> None:
         """Note all that a decision comes to."""
         self._post(account, decision.transfers, event_no=event_no)
         self._order_cards(account, decision.cards)
         self._note_tiers(account, decision)
+
+    def _note_month(self, account: Account, before: Standing) -> None:
+        """Keep where the account stood if a month has begun: late events are folded from there."""
+        if (month_on := month_begun(before, account.standing)) is not None:
+            self._note_snapshot(account, month_on, before)
+
+    def _note_snapshot(self, account: Account, month_on: date, standing: Standing) -> None:
+        self._rows["snapshot"].append(
+            {
+                "account_id": account.account_id,
+                "month_on": month_on,
+                "standing": Raw(_encode(standing)),
+            }
+        )
+
+    def _note_captures(self, account: Account, sale: Sale) -> None:
+        """Note which holds a sale captures: each is captured once, as PostgreSQL sees to."""
+        self._rows["capture"].extend(
+            {
+                "account_id": account.account_id,
+                "hold_id": tender.hold,
+                "event_no": account.last_event,
+            }
+            for tender in sale.receipt.tenders
+            if tender.hold
+        )
 
     def _post(
         self,
@@ -235,7 +272,7 @@ class Journal:
         for transfer in transfers:
             account.last_transfer += 1
             key = {"account_id": account.account_id, "transfer_no": account.last_transfer}
-            self._transfers.append(
+            self._rows["transfer"].append(
                 {
                     **key,
                     "event_no": event_no,
@@ -249,13 +286,13 @@ class Journal:
                     "posted_at": self.now,
                 }
             )
-            self._postings.extend(
+            self._rows["posting"].extend(
                 {**key, "posting_no": number, "unit": transfer.unit, **posting}
                 for number, posting in enumerate(_postings(transfer), start=1)
             )
 
     def _note_tiers(self, account: Account, decision: Decision) -> None:
-        self._tier_changes.extend(
+        self._rows["tier_change"].extend(
             {
                 "account_id": account.account_id,
                 "from_on": change.on,
@@ -266,7 +303,7 @@ class Journal:
             }
             for change in decision.tier_changes
         )
-        self._reviews.extend(
+        self._rows["review"].extend(
             {"account_id": account.account_id, "month_on": month, "tier": tier}
             for month, tier in decision.reviews
         )
@@ -274,7 +311,7 @@ class Journal:
     def _order_cards(self, account: Account, cards: Iterable[CardsDue]) -> None:
         """Note the cards to be ordered; `order_no` counts within the event that is noted last."""
         for number, due in enumerate(cards, start=1):
-            self._orders.append(
+            self._rows["card_order"].append(
                 {
                     "account_id": account.account_id,
                     "event_no": account.last_event,
@@ -287,15 +324,17 @@ class Journal:
                 }
             )
 
-    def _order_missing_cards(self, account: Account, decisions: Iterable[Decision]) -> None:
+    def _order_missing_cards(
+        self, account: Account, past: Past, decisions: Iterable[Decision]
+    ) -> None:
         """Order what the fold now says and was not ordered yet; what was ordered is a fact."""
         ordered = Counter(
             {
                 (card, role): count
                 for card, role, count in self.connection.execute(
-                    "SELECT card, role, sum(count)::int FROM card_order WHERE account_id = %s"
-                    " GROUP BY card, role",
-                    [account.account_id],
+                    "SELECT card, role, sum(count)::int FROM card_order"
+                    " WHERE account_id = %s AND ordered_on > %s GROUP BY card, role",
+                    [account.account_id, past.standing.through_on],
                 ).fetchall()
             }
         )
@@ -317,21 +356,43 @@ def happen(
     warrant: Warrant,
     decide: Callable[[Programme, Standing, Asked], AnyEvent],
 ) -> Answer:
-    """Let one thing happen to one account: lock, load, `decide`, save.
+    """Let one thing happen to one account, in one transaction: lock, load, `decide`, save.
 
     `decide` admits what was asked for, from the standing at that moment. Something that a
     desk asks for happens when it is asked: if a till's clock has put a receipt after that,
     it happens right after the receipt. The event's key is its idempotency key: asked again,
-    the first answer is given again.
+    the first answer is given again, and so is a first refusal that depended on the moment.
 
     :raises AccountUnknown:
     :raises KeyReused: the key was used for something else on this account
     :raises Refusal: whatever `decide` refuses
     """
-    programmes.hold_still(connection, programme)
-    account = accounts.lock_one(connection, programme, account_id)
-    if (before := _answered(connection, account_id, asked)) is not None:
-        return before
+    with connection.transaction():
+        programmes.hold_still(connection, programme)
+        account = accounts.lock_one(connection, programme, account_id)
+        if (before := _answered(connection, account_id, asked)) is not None:
+            return before
+        key, content_hash = f"account/{account_id}/{asked.key}", _content_hash(asked)
+        refusal = refused.recall(connection, [key]).get((hash_of(key), content_hash))
+        if refusal is None:
+            try:
+                return _decided(connection, programme, account, asked, warrant, decide)
+            except Refusal as reason:
+                refusal = reason
+            journal = Journal(connection, now=asked.at)
+            journal.refuse(key, content_hash, refusal)
+            journal.save()
+    raise refusal
+
+
+def _decided(
+    connection: psycopg.Connection,
+    programme: str,
+    account: Account,
+    asked: Asked,
+    warrant: Warrant,
+    decide: Callable[[Programme, Standing, Asked], AnyEvent],
+) -> Answer:
     terms = programmes.load(connection, programme)
     check_time(terms, asked.at, now=asked.at)
     last = account.standing.last
@@ -346,6 +407,12 @@ def happen(
     return answer
 
 
+def _content_hash(asked: AnyEvent) -> bytes:
+    """Give the hash of what was asked for, whenever that was."""
+    content = msgspec.to_builtins(asked)
+    return sha256(_encode({**content, "at": None, "until_at": None})).digest()
+
+
 def _answered(connection: psycopg.Connection, account_id: int, asked: AnyEvent) -> Answer | None:
     """Give the first answer to an event that was asked for before, whenever that was."""
     row = connection.execute(
@@ -354,103 +421,9 @@ def _answered(connection: psycopg.Connection, account_id: int, asked: AnyEvent) 
     ).fetchone()
     if row is None:
         return None
-    before = _decode_event.decode(row[0])
-    moments = {"at": asked.at} | ({"until_at": asked.until_at} if isinstance(asked, Held) else {})
-    if type(before) is not type(asked) or msgspec.structs.replace(before, **moments) != asked:
+    if _content_hash(_decode_event.decode(row[0])) != _content_hash(asked):
         raise KeyReused(key=asked.key)
     return _decode_answer.decode(row[1])
-
-
-def known(connection: psycopg.Connection, keys: Iterable[str]) -> dict[bytes, Known]:
-    """Give what is remembered of receipt keys, by their hash."""
-    rows = connection.execute(
-        "SELECT k.key_hash, k.content_hash, k.account_id, k.event_no,"
-        " coalesce(e.answer, s.answer)::text, coalesce(e.content, s.content)::text"
-        " FROM receipt_key k LEFT JOIN event e USING (account_id, event_no)"
-        " LEFT JOIN stray s USING (key_hash) WHERE k.key_hash = ANY(%s)",
-        [[hash_of(key) for key in keys]],
-    ).fetchall()
-    return {
-        bytes(row[0]): Known(
-            bytes(row[1]), row[2], row[3], (row[4] or "").encode(), (row[5] or "").encode()
-        )
-        for row in rows
-    }
-
-
-def find_sale(connection: psycopg.Connection, receipt: str) -> tuple[str, int, str, str] | None:
-    """Give the programme, account, content and decision of a booked receipt.
-
-    `receipt` is its key, or its number where only one receipt has it.
-    """
-    column = "key" if "/" in receipt else "content #>> '{receipt,number}'"
-    rows = connection.execute(
-        "SELECT programme, account_id, content::text, decision::text FROM event"  # noqa: S608
-        f" JOIN account USING (account_id) WHERE {column} = %s"
-        " AND event.kind = 'sale' LIMIT 2",
-        [receipt],
-    ).fetchall()
-    return rows[0] if len(rows) == 1 else None
-
-
-def past_sale(connection: psycopg.Connection, sale_key: str, sale: Known) -> PastSale:
-    """Give what a return needs to know of its sale: what was decided, what came back before.
-
-    :raises SaleUnknown: the key is another return's
-    """
-    row = connection.execute(
-        "SELECT content::text, decision::text FROM event"
-        " WHERE account_id = %s AND event_no = %s AND kind = 'sale'",
-        [sale.account_id, sale.event_no],
-    ).fetchone()
-    if row is None:
-        raise SaleUnknown(sale=sale_key)
-    returned: dict[int, int] = {}
-    for (content,) in connection.execute(
-        "SELECT content::text FROM event WHERE account_id = %s AND sale_key = %s",
-        [sale.account_id, sale_key],
-    ).fetchall():
-        for line in _decode_return.decode(content).document.lines:
-            returned[line.line] = returned.get(line.line, 0) + line.amount_minor
-    return PastSale(_decode_sale.decode(row[0]), _decode_decision.decode(row[1]), returned)
-
-
-def history(
-    connection: psycopg.Connection, account_id: int
-) -> list[tuple[int, AnyEvent, Decision]]:
-    """Give an account's events in their total order, each with its number and its decision."""
-    rows = connection.execute(
-        "SELECT event_no, content::text, decision::text FROM event WHERE account_id = %s"
-        " ORDER BY at, rank, key",
-        [account_id],
-    ).fetchall()
-    return [
-        (number, _decode_event.decode(content), _decode_decision.decode(decision))
-        for number, content, decision in rows
-    ]
-
-
-def transfers_of(connection: psycopg.Connection, account_id: int) -> list[Transfer]:
-    """Give what was posted to an account, added up by what it is about and by lot."""
-    rows = connection.execute(
-        "SELECT kind, clause, unit, entity, value_on, valid_until, earned_on, valid_from,"
-        " sum(amount)::bigint FROM transfer JOIN posting USING (account_id, transfer_no)"
-        " WHERE account_id = %s AND book IN ('member', 'debt')"
-        " GROUP BY kind, clause, unit, entity, value_on, valid_until, earned_on, valid_from",
-        [account_id],
-    ).fetchall()
-    return [
-        Transfer(
-            kind,
-            clause,
-            unit,
-            BOOK_OF[kind],
-            entity,
-            value_on,
-            (Part(LotKey(*lot) if lot[0] is not None else None, amount),),
-        )
-        for kind, clause, unit, entity, value_on, *lot, amount in rows
-    ]
 
 
 def _event_row(

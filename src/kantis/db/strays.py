@@ -1,10 +1,11 @@
 """Receipts without an account and returns that wait: taken in when what they lacked comes."""
 
 from collections.abc import Iterable
+from datetime import datetime
 
 import msgspec
 import psycopg
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from kantis.core.admission import Warrant, admit_return
 from kantis.core.cards import Card, account_at, why_not_usable
@@ -13,12 +14,26 @@ from kantis.core.programme import Programme
 from kantis.core.receipt import Receipt, Return
 from kantis.core.refusals import Refusal
 from kantis.core.standing import Decision
-from kantis.db import journal
+from kantis.db import past
 from kantis.db.accounts import Account
 from kantis.db.journal import Journal
 
 _decode_receipt = msgspec.json.Decoder(Receipt)
 _decode_return = msgspec.json.Decoder(Return)
+
+
+FOR_STAFF = ("too-late", "returned-more-than-bought")
+"""Why a stray waits until staff decide on it; others wait for what they lack."""
+
+
+class Stray(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A receipt or a return that waits for staff, and why."""
+
+    key: str
+    why: str
+    recorded_at: datetime
+    receipt: Receipt | None = None
+    returned: Return | None = None
 
 
 def meet(connection: psycopg.Connection, sale_keys: Iterable[str]) -> None:
@@ -27,7 +42,7 @@ def meet(connection: psycopg.Connection, sale_keys: Iterable[str]) -> None:
     Neither sees what the other has not committed: without this both could be kept and the
     return wait for ever. Whoever is second looks again and finds the first.
     """
-    numbers = sorted(int.from_bytes(journal.hash_of(key)[:8], signed=True) for key in sale_keys)
+    numbers = sorted(int.from_bytes(past.hash_of(key)[:8], signed=True) for key in sale_keys)
     connection.execute(
         "SELECT count(pg_advisory_xact_lock(n)) FROM unnest(%s::bigint[]) n", [numbers]
     )
@@ -47,19 +62,19 @@ def take_waiting_returns(
 ) -> None:
     """Book the returns that waited for those of these sales that have just been saved.
 
-    One that turns out to be refused (more comes back than was bought) goes on waiting: staff
-    decide, and the till has long had its answer.
+    One that turns out to be refused (more comes back than was bought) waits for staff: the
+    till has long had its answer.
     """
-    hashes = {journal.hash_of(key): key for key in sale_keys}
+    hashes = {past.hash_of(key): key for key in sale_keys}
     meet(notes.connection, hashes.values())
     rows = notes.connection.execute(
         "SELECT sale_hash, key, content::text, answer::text FROM stray"
-        " WHERE sale_hash = ANY(%s) ORDER BY key",
-        [list(hashes)],
+        " WHERE sale_hash = ANY(%s) AND nothing <> ALL(%s) ORDER BY key",
+        [list(hashes), list(FOR_STAFF)],
     ).fetchall()
     for sale_hash, key, content, answer in rows:
         sale_key = hashes[bytes(sale_hash)]
-        sale = journal.known(notes.connection, [sale_key]).get(bytes(sale_hash))
+        sale = past.known(notes.connection, [sale_key]).get(bytes(sale_hash))
         if sale is None or sale.account_id is None:
             continue
         document = _decode_return.decode(content)
@@ -67,12 +82,16 @@ def take_waiting_returns(
             at=document.at,
             key=key,
             document=document,
-            past=journal.past_sale(notes.connection, sale_key, sale),
+            past=past.past_sale(notes.connection, sale_key, sale),
         )
         try:
             # Its time was judged when it came; what makes its sale known may be dated back.
             admit_return(programme, returned, now=max(notes.now, document.at))
-        except Refusal:
+        except Refusal as refusal:
+            notes.connection.execute(
+                "UPDATE stray SET nothing = %s WHERE key_hash = %s",
+                [refusal.code, past.hash_of(key)],
+            )
             continue
         _place(notes, programme, accounts[sale.account_id], returned, answer, warrant)
 
@@ -89,8 +108,8 @@ def take_receipts_of_card(
     rows = notes.connection.execute(
         "SELECT s.key, content::text, answer::text, chain, entity FROM stray s JOIN store"
         " ON store.programme = s.programme AND store.store = content ->> 'store'"
-        " WHERE s.programme = %s AND card_number = %s ORDER BY s.key",
-        [programme.name, card.number],
+        " WHERE s.programme = %s AND card_number = %s AND nothing <> ALL(%s) ORDER BY s.key",
+        [programme.name, card.number, list(FOR_STAFF)],
     ).fetchall()
     for key, content, answer, chain, entity in rows:
         receipt = _decode_receipt.decode(content)
@@ -113,7 +132,7 @@ def claim(
         "DELETE FROM stray USING store WHERE key_hash = %s AND nothing = 'no-card'"
         " AND store.programme = stray.programme AND store.store = content ->> 'store'"
         " RETURNING content::text, answer::text, chain, entity",
-        [journal.hash_of(key)],
+        [past.hash_of(key)],
     ).fetchone()
     if row is None:
         return None
@@ -123,6 +142,50 @@ def claim(
     decision = _place(notes, programme, account, sale, answer, warrant)
     take_waiting_returns(notes, programme, {account.account_id: account}, [key], warrant)
     return decision
+
+
+def waiting(connection: psycopg.Connection, programme: str, *, key: str = "") -> list[Stray]:
+    """Give what waits for staff, oldest first: all, or the one of a key."""
+    rows = connection.execute(
+        "SELECT key, nothing, recorded_at, content::text, sale_hash IS NULL"
+        " FROM stray WHERE programme = %s AND nothing = ANY(%s) AND dismissed_at IS NULL"
+        " AND (%s = '' OR key_hash = %s) ORDER BY recorded_at, key",
+        [programme, list(FOR_STAFF), key, past.hash_of(key)],
+    ).fetchall()
+    return [
+        Stray(
+            key=found,
+            why=why,
+            recorded_at=recorded_at,
+            receipt=_decode_receipt.decode(content) if is_sale else None,
+            returned=None if is_sale else _decode_return.decode(content),
+        )
+        for found, why, recorded_at, content, is_sale in rows
+    ]
+
+
+def take(
+    notes: Journal, programme: Programme, account: Account, event: AnyEvent, warrant: Warrant
+) -> Decision:
+    """Book a stray that staff have accepted, and what waited for it."""
+    row = notes.connection.execute(
+        "SELECT answer::text FROM stray WHERE key_hash = %s", [past.hash_of(event.key)]
+    ).fetchone()
+    assert row is not None, "the caller has met its key and found it"
+    decision = _place(notes, programme, account, event, row[0], warrant)
+    if isinstance(event, Sale):
+        accounts = {account.account_id: account}
+        take_waiting_returns(notes, programme, accounts, [event.key], warrant)
+    return decision
+
+
+def dismiss(notes: Journal, key: str, warrant: Warrant) -> None:
+    """Keep that a stray is never to be booked, by whom and why."""
+    notes.connection.execute(
+        "UPDATE stray SET dismissed_at = %s, dismissed_by = %s, dismissed_why = %s"
+        " WHERE key_hash = %s",
+        [notes.now, warrant.actor, warrant.reason, past.hash_of(key)],
+    )
 
 
 def _place(
@@ -139,7 +202,7 @@ def _place(
     notes.save()
     notes.connection.execute(
         "UPDATE receipt_key SET account_id = %s, event_no = %s WHERE key_hash = %s",
-        [account.account_id, account.last_event, journal.hash_of(event.key)],
+        [account.account_id, account.last_event, past.hash_of(event.key)],
     )
-    notes.connection.execute("DELETE FROM stray WHERE key_hash = %s", [journal.hash_of(event.key)])
+    notes.connection.execute("DELETE FROM stray WHERE key_hash = %s", [past.hash_of(event.key)])
     return decision

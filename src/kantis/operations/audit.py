@@ -6,10 +6,8 @@ import msgspec
 import psycopg
 from msgspec import Struct
 
-from kantis.core.periods import day_start
-from kantis.core.replay import corrections, refold
-from kantis.core.step import caught_up
-from kantis.db import accounts, journal, programmes, reports
+from kantis.core.replay import Fold, corrections, refold
+from kantis.db import accounts, past, programmes, reports
 
 
 class Finding(Struct, frozen=True):
@@ -34,19 +32,16 @@ def audit_account(
     with connection.transaction():
         terms = programmes.load(connection, programme)
         account = accounts.lock_one(connection, programme, account_id)
-        history = journal.history(connection, account_id)
-        posted = journal.transfers_of(connection, account_id)
-    standing, decided = refold(terms, (event for _, event, _ in history))
-    at = day_start(account.standing.through_on, terms.zone)
-    standing, calendar = caught_up(terms, standing, at=at)
-    parts = [part for _, decision in decided for part in decision.parts()]
-    right = [transfer for part in parts for transfer in part.transfers]
+        history = past.history(connection, account_id)
+        posted = past.transfers_of(connection, account_id)
+    through = account.standing.through_on
+    course = refold(Fold(terms), (event for _, event, _ in history), through=through)
     wrong = []
-    if standing != account.standing:
+    if course.standing != account.standing:
         wrong.append(f"account {account_id}: the standing is not the fold of its history")
-    if corrections(posted, [*right, *calendar.transfers]):
+    if corrections(posted, course.transfers()):
         wrong.append(f"account {account_id}: the postings are not those of the fold")
-    for (number, _, kept), (_, decision) in zip(history, decided, strict=True):
+    for (number, _, kept), (_, decision) in zip(history, course.decided, strict=True):
         if kept != msgspec.structs.replace(decision, calendar=None):
             wrong.append(f"account {account_id}, event {number}: the decision is another")
     return tuple(wrong)

@@ -9,7 +9,7 @@ from kantis.core.explain import LineReason, explain
 from kantis.core.refusals import SaleUnknown
 from kantis.core.standing import Decision
 from kantis.core.terms import Terms
-from kantis.db import journal, programmes
+from kantis.db import past, programmes
 
 
 class Explanation(Struct, frozen=True):
@@ -28,7 +28,7 @@ def explain_receipt(connection: psycopg.Connection, receipt: str) -> Explanation
     :raises SaleUnknown: there is none, or more than one
     """
     with connection.transaction():
-        found = journal.find_sale(connection, receipt)
+        found = past.find_sale(connection, receipt)
         if found is None:
             raise SaleUnknown(sale=receipt)
         programme_name, account_id, content, decided = found

@@ -134,15 +134,14 @@ def rejoin(
             ),
         )
 
-    with connection.transaction():
-        return happen(
-            connection,
-            programme=programme,
-            account_id=account_id,
-            asked=joined,
-            warrant=warrant,
-            decide=admit,
-        )
+    return happen(
+        connection,
+        programme=programme,
+        account_id=account_id,
+        asked=joined,
+        warrant=warrant,
+        decide=admit,
+    )
 
 
 def open_balances(
@@ -159,15 +158,14 @@ def open_balances(
     :raises UnitUnknown:
     :raises ApprovalMissing:
     """
-    with connection.transaction():
-        return happen(
-            connection,
-            programme=programme,
-            account_id=account_id,
-            asked=opening,
-            warrant=warrant,
-            decide=lambda terms, standing, asked: admit_opening(terms, standing, asked, warrant),
-        )
+    return happen(
+        connection,
+        programme=programme,
+        account_id=account_id,
+        asked=opening,
+        warrant=warrant,
+        decide=lambda terms, standing, asked: admit_opening(terms, standing, asked, warrant),
+    )
 
 
 def grant_status(
@@ -183,15 +181,14 @@ def grant_status(
     :raises StatusUnknown:
     :raises ApprovalMissing:
     """
-    with connection.transaction():
-        return happen(
-            connection,
-            programme=programme,
-            account_id=account_id,
-            asked=change,
-            warrant=warrant,
-            decide=lambda terms, _, asked: admit_status(terms, asked, warrant),
-        )
+    return happen(
+        connection,
+        programme=programme,
+        account_id=account_id,
+        asked=change,
+        warrant=warrant,
+        decide=lambda terms, _, asked: admit_status(terms, asked, warrant),
+    )
 
 
 def leave(
@@ -209,15 +206,14 @@ def leave(
     :raises ReasonMissing:
     :raises ApprovalMissing:
     """
-    with connection.transaction():
-        return happen(
-            connection,
-            programme=programme,
-            account_id=account_id,
-            asked=left,
-            warrant=warrant,
-            decide=lambda terms, standing, asked: admit_leaving(terms, standing, asked, warrant),
-        )
+    return happen(
+        connection,
+        programme=programme,
+        account_id=account_id,
+        asked=left,
+        warrant=warrant,
+        decide=lambda terms, standing, asked: admit_leaving(terms, standing, asked, warrant),
+    )
 
 
 def look(

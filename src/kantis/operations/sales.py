@@ -8,7 +8,14 @@ import msgspec
 import psycopg
 from msgspec import Raw, Struct
 
-from kantis.core.admission import Warrant, admit_return, check_claim, check_receipt, check_time
+from kantis.core.admission import (
+    Warrant,
+    admit_return,
+    check_claim,
+    check_receipt,
+    check_time,
+    too_late,
+)
 from kantis.core.answers import Answer, answer_of
 from kantis.core.cards import Card, account_at, why_not_usable
 from kantis.core.events import Returned, Sale
@@ -16,12 +23,13 @@ from kantis.core.programme import Programme
 from kantis.core.receipt import Receipt, Return, SaleKey, fingerprint, first_difference, key_of
 from kantis.core.refusals import ReceiptDiffers, Refusal, SaleUnknown, StoreUnknown
 from kantis.core.replay import refold
-from kantis.core.spending import admit_payments, check_unpaid
+from kantis.core.spending import check_unpaid
 from kantis.core.standing import Standing
-from kantis.core.step import caught_up, is_late, step
-from kantis.db import accounts, journal, programmes, strays
+from kantis.core.step import is_late, step
+from kantis.db import accounts, past, programmes, refused, strays
 from kantis.db.accounts import Account
-from kantis.db.journal import INSTANT, Journal, Known
+from kantis.db.journal import INSTANT, Journal
+from kantis.db.past import Known
 from kantis.db.programmes import Store
 
 Document = TypeVar("Document", Receipt, Return)
@@ -112,16 +120,19 @@ def quote(
         if account_id is None:
             check_unpaid(terms, receipt, nothing)
             return Answer(key=key, nothing=nothing)
-        standing = accounts.read(connection, [account_id])[account_id].standing
-        late = is_late(terms, standing, sale)
-        history = journal.history(connection, account_id) if late else []
-    admit_payments(terms, caught_up(terms, standing, at=_latest(receipt, standing))[0], sale)
-    if not late:
-        after, decision = step(terms, standing, sale)
-    else:
-        after, decided = refold(terms, [sale, *(event for _, event, _ in history)])
-        decision = next(one for event, one in decided if event is sale)
-    return answer_of(key, decision, after)
+        account = accounts.read(connection, [account_id])[account_id]
+        past.check_payments(connection, terms, account, sale)
+        if not is_late(terms, account.standing, sale):
+            after, decision = step(terms, account.standing, sale)
+            return answer_of(key, decision, after)
+        before = past.past_before(connection, terms, account_id, sale)
+    course = refold(
+        before.fold(terms),
+        [sale, *(event for _, event, _ in before.events)],
+        through=account.standing.through_on,
+    )
+    decision = next(one for event, one in course.decided if event is sale)
+    return answer_of(key, decision, course.standing)
 
 
 def claim_receipt(
@@ -183,6 +194,7 @@ class _Batch:
         self.warrant = warrant
         self.journal = Journal(connection, now=now)
         self.known: dict[bytes, Known] = {}
+        self.refused: dict[tuple[bytes, bytes], Refusal] = {}
         self.taken: dict[str, tuple[bytes, bytes, Receipt | Return]] = {}
 
     def each(
@@ -196,11 +208,14 @@ class _Batch:
     def _once(self, document: Document, one: Callable[[Document, str], Booked]) -> Result:
         key = key_of(self.name, document)
         content_hash = fingerprint(document)
+        if (before := self.refused.get((past.hash_of(key), content_hash))) is not None:
+            return before
         if (again := self._again(document, key, content_hash)) is not None:
             return again
         try:
             answer, account = one(document, key)
         except Refusal as refusal:
+            self.journal.refuse(key, content_hash, refusal)
             return refusal
         self.journal.remember(key, content_hash, account)
         encoded = msgspec.json.encode(answer)
@@ -212,7 +227,7 @@ class _Batch:
         if (taken := self.taken.get(key)) is not None:
             before_hash, answer, before = taken
             field = first_difference(before, document)
-        elif (known := self.known.get(journal.hash_of(key))) is not None:
+        elif (known := self.known.get(past.hash_of(key))) is not None:
             before_hash, answer = known.content_hash, known.answer
             field = "" if before_hash == content_hash else _difference(known, document)
         else:
@@ -244,8 +259,11 @@ class _Sales(_Batch):
             self.connection, self.name, {receipt.store for receipt in receipts}
         )
         keys = [key_of(self.name, receipt) for receipt in receipts]
-        self.known = journal.known(self.connection, keys)
-        new = {key for key in keys if journal.hash_of(key) not in self.known}
+        self.known = past.known(self.connection, keys)
+        new = {key for key in keys if past.hash_of(key) not in self.known}
+        # Only payments can be refused at one moment and possible at another.
+        if paid := [key for key, receipt in zip(keys, receipts, strict=True) if receipt.tenders]:
+            self.refused = refused.recall(self.connection, paid)
         results = self.each(receipts, self._one)
         self.journal.save()
         strays.take_waiting_returns(self.journal, self.programme, self.accounts, new, self.warrant)
@@ -255,31 +273,31 @@ class _Sales(_Batch):
         check_receipt(self.programme, receipt, now=self.now)
         if receipt.store not in self.stores:
             raise StoreUnknown(store=receipt.store)
+        if clause := too_late(self.programme, receipt.at, now=self.now):
+            return self._keep(receipt, Answer(key=key, nothing="too-late", clause=clause))
         account_id, nothing = _account_of(self.programme, self.cards, receipt)
         if account_id is None:
-            return self._keep(receipt, key, nothing)
+            check_unpaid(self.programme, receipt, nothing)
+            return self._keep(receipt, Answer(key=key, nothing=nothing))
         if account_id not in self.accounts:
             raise CardMovedError(receipt.card)
         account = self.accounts[account_id]
         sale = _sale(receipt, key, self.stores[receipt.store])
         sale = _after_its_holds(sale, account.standing)
         if receipt.tenders:
-            at = _latest(receipt, account.standing)
-            standing, _ = caught_up(self.programme, account.standing, at=at)
-            admit_payments(self.programme, standing, sale)
+            self.journal.save()  # what this transaction has noted comes before
+            past.check_payments(self.connection, self.programme, account, sale)
         decision = self.journal.move(self.programme, account, sale, self.warrant)
         answer = answer_of(key, decision, account.standing)
         self.journal.answer(answer)
         return answer, account
 
-    def _keep(self, receipt: Receipt, key: str, nothing: str) -> Booked:
-        """Keep a receipt that stands for no account."""
-        check_unpaid(self.programme, receipt, nothing)
-        answer = Answer(key=key, nothing=nothing)
+    def _keep(self, receipt: Receipt, answer: Answer) -> Booked:
+        """Keep a receipt that stands for no account, or not yet."""
         self.journal.keep_stray(
             programme=self.name,
-            key=key,
-            nothing=nothing,
+            key=answer.key,
+            nothing=answer.nothing,
             content=receipt,
             answer=answer,
             card_number=receipt.card,
@@ -293,24 +311,25 @@ class _Returns(_Batch):
     def record(self, returns: Sequence[Return]) -> list[Result]:
         sale_keys = {key_of(self.name, document.sale) for document in returns}
         keys = {key_of(self.name, document) for document in returns}
-        found = journal.known(self.connection, sale_keys)
+        found = past.known(self.connection, sale_keys)
         ids = {sale.account_id for sale in found.values() if sale.account_id is not None}
         self.accounts = accounts.lock(self.connection, ids)
         self.stores = programmes.stores(
             self.connection, self.name, {document.store for document in returns}
         )
         # Read again under the locks: another till may have returned the same lines.
-        self.sales = journal.known(self.connection, sale_keys)
+        self.sales = past.known(self.connection, sale_keys)
         if missing := {key for key in sale_keys if not self._is_booked(key)}:
             strays.meet(self.connection, missing)
-            self.sales = journal.known(self.connection, sale_keys)
-        self.known = journal.known(self.connection, keys)
+            self.sales = past.known(self.connection, sale_keys)
+        self.known = past.known(self.connection, keys)
+        self.refused = refused.recall(self.connection, keys)
         results = self.each(returns, self._one)
         self.journal.save()
         return results
 
     def _is_booked(self, sale_key: str) -> bool:
-        sale = self.sales.get(journal.hash_of(sale_key))
+        sale = self.sales.get(past.hash_of(sale_key))
         return sale is not None and sale.account_id is not None
 
     def _one(self, document: Return, key: str) -> Booked:
@@ -318,11 +337,14 @@ class _Returns(_Batch):
         if document.store not in self.stores:
             raise StoreUnknown(store=document.store)
         sale_key = key_of(self.name, document.sale)
-        sale = self.sales.get(journal.hash_of(sale_key))
+        if clause := too_late(self.programme, document.at, now=self.now):
+            answer = Answer(key=key, nothing="too-late", clause=clause)
+            return self._keep(document, answer, sale_key)
+        sale = self.sales.get(past.hash_of(sale_key))
         if sale is None:
-            return self._keep(document, key, "sale-awaited", sale_key)
+            return self._keep(document, Answer(key=key, nothing="sale-awaited"), sale_key)
         if sale.account_id is None:
-            return self._keep(document, key, "sale-without-card", sale_key)
+            return self._keep(document, Answer(key=key, nothing="sale-without-card"), sale_key)
         if sale.account_id not in self.accounts:
             raise CardMovedError(sale_key)
         account = self.accounts[sale.account_id]
@@ -332,7 +354,7 @@ class _Returns(_Batch):
             key=key,
             document=document,
             entity=self.stores[document.store].entity,
-            past=journal.past_sale(self.connection, sale_key, sale),
+            past=past.past_sale(self.connection, sale_key, sale),
         )
         admit_return(self.programme, returned, now=self.now)
         decision = self.journal.move(self.programme, account, returned, self.warrant)
@@ -340,12 +362,11 @@ class _Returns(_Batch):
         self.journal.answer(answer)
         return answer, account
 
-    def _keep(self, document: Return, key: str, nothing: str, sale_key: str) -> Booked:
-        answer = Answer(key=key, nothing=nothing)
+    def _keep(self, document: Return, answer: Answer, sale_key: str) -> Booked:
         self.journal.keep_stray(
             programme=self.name,
-            key=key,
-            nothing=nothing,
+            key=answer.key,
+            nothing=answer.nothing,
             content=document,
             answer=answer,
             sale_key=sale_key,
@@ -373,11 +394,6 @@ def _account_of(
         return None, nothing
     account_id = account_at(card, at=receipt.at)
     return account_id, "" if account_id is not None else "card-unknown"
-
-
-def _latest(receipt: Receipt, standing: Standing) -> datetime:
-    """Give when a payment is judged: on what the account has now, if the receipt comes late."""
-    return receipt.at if standing.last is None else max(receipt.at, standing.last[0])
 
 
 def _after_its_holds(sale: Sale, standing: Standing) -> Sale:

@@ -26,15 +26,14 @@ def hold(
 
     :raises Refusal: as `kantis.core.spending.authorize_spending`
     """
-    with connection.transaction():
-        return happen(
-            connection,
-            programme=programme,
-            account_id=account_id,
-            asked=held,
-            warrant=warrant,
-            decide=lambda terms, standing, asked: admit_hold(terms, standing, asked, proof=proof),
-        )
+    return happen(
+        connection,
+        programme=programme,
+        account_id=account_id,
+        asked=held,
+        warrant=warrant,
+        decide=lambda terms, standing, asked: admit_hold(terms, standing, asked, proof=proof),
+    )
 
 
 def release(
@@ -49,12 +48,11 @@ def release(
 
     :raises HoldUnknown:
     """
-    with connection.transaction():
-        return happen(
-            connection,
-            programme=programme,
-            account_id=account_id,
-            asked=released,
-            warrant=warrant,
-            decide=lambda _, standing, asked: admit_release(standing, asked),
-        )
+    return happen(
+        connection,
+        programme=programme,
+        account_id=account_id,
+        asked=released,
+        warrant=warrant,
+        decide=lambda _, standing, asked: admit_release(standing, asked),
+    )

@@ -13,6 +13,7 @@ BEGIN
         GRANT UPDATE ON programme, store, account, card, lot, balance, till_token TO kantis_app;
         GRANT UPDATE (decision) ON event TO kantis_app;
         GRANT UPDATE (account_id, event_no) ON receipt_key TO kantis_app;
-        GRANT DELETE ON stray, tier_change, review TO kantis_app;
+        GRANT UPDATE (nothing, dismissed_at, dismissed_by, dismissed_why) ON stray TO kantis_app;
+        GRANT DELETE ON stray, tier_change, review, snapshot TO kantis_app;
     END IF;
 END $$;

@@ -138,10 +138,16 @@ CREATE TABLE stray (
     nothing     text NOT NULL,            -- the code of why
     content     json NOT NULL,
     answer      json NOT NULL,
-    recorded_at timestamptz NOT NULL
+    recorded_at timestamptz NOT NULL,
+    dismissed_at timestamptz,             -- staff decided that it is never booked
+    dismissed_by text NOT NULL DEFAULT '',
+    dismissed_why text NOT NULL DEFAULT '',
+    CHECK ((dismissed_at IS NULL) = (dismissed_by = '' AND dismissed_why = ''))
 );
 CREATE INDEX stray_sale ON stray (sale_hash) WHERE sale_hash IS NOT NULL;
 CREATE INDEX stray_card ON stray (card_number) WHERE card_number <> '';
+CREATE INDEX stray_waiting ON stray (programme, recorded_at)
+    WHERE nothing IN ('too-late', 'returned-more-than-bought') AND dismissed_at IS NULL;
 
 -- Requests that have no natural key of their own.
 CREATE TABLE request (
@@ -184,6 +190,34 @@ CREATE TABLE review (
     month_on   date NOT NULL,             -- the first day of the month under review
     tier       text NOT NULL,
     PRIMARY KEY (account_id, month_on)
+);
+
+-- Where an account stood before the first thing that happened in a month: late events are folded
+-- from there. Written anew when it is corrected.
+CREATE TABLE snapshot (
+    account_id bigint NOT NULL REFERENCES account,
+    month_on   date NOT NULL CHECK (extract(day FROM month_on) = 1),
+    standing   json NOT NULL,
+    PRIMARY KEY (account_id, month_on)
+);
+
+-- Which receipt captured a hold: one, once.
+CREATE TABLE capture (
+    account_id bigint NOT NULL,
+    hold_id    text NOT NULL,
+    event_no   bigint NOT NULL,
+    PRIMARY KEY (account_id, hold_id),
+    FOREIGN KEY (account_id, event_no) REFERENCES event
+);
+
+-- What was refused stays refused, for the same key with the same content. Nothing is booked by it.
+CREATE TABLE refused (
+    key_hash     bytea NOT NULL CHECK (octet_length(key_hash) = 32),
+    content_hash bytea NOT NULL CHECK (octet_length(content_hash) = 32),
+    code         text NOT NULL,
+    fields       json NOT NULL,
+    recorded_at  timestamptz NOT NULL,
+    PRIMARY KEY (key_hash, content_hash)
 );
 
 -- The books ----------------------------------------------------------------------------------
@@ -256,6 +290,16 @@ CREATE TRIGGER receipt_key_unchanged BEFORE UPDATE OF key_hash, content_hash ON 
 CREATE TRIGGER event_unchanged BEFORE UPDATE OF account_id, event_no, kind, at, rank, key, sale_key,
     content, answer, actor, reason, approved_by, recorded_at ON event
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+DO $$
+DECLARE
+    kept text;
+BEGIN
+    FOREACH kept IN ARRAY ARRAY['request', 'refused', 'capture', 'card_order', 'card_change',
+                                'suspension'] LOOP
+        EXECUTE format('CREATE TRIGGER %1$s_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %1$s'
+                       ' FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', kept);
+    END LOOP;
+END $$;
 CREATE TRIGGER event_kept BEFORE DELETE OR TRUNCATE ON event
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
@@ -312,7 +356,7 @@ CREATE TRIGGER posting_belongs AFTER INSERT ON posting
 
 CREATE FUNCTION book(accounts_in json, events_in json, transfers_in json, postings_in json,
                      receipt_keys_in json, strays_in json, card_orders_in json, tier_changes_in json,
-                     reviews_in json)
+                     reviews_in json, snapshots_in json, captures_in json, refused_in json)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE account SET standing = a.standing, last_event = a.last_event,
@@ -405,6 +449,24 @@ BEGIN
     IF reviews_in IS NOT NULL THEN
         INSERT INTO review SELECT * FROM json_to_recordset(reviews_in)
             AS r(account_id bigint, month_on date, tier text);
+    END IF;
+
+    IF snapshots_in IS NOT NULL THEN
+        INSERT INTO snapshot SELECT * FROM json_to_recordset(snapshots_in)
+            AS s(account_id bigint, month_on date, standing json);
+    END IF;
+
+    IF captures_in IS NOT NULL THEN
+        INSERT INTO capture SELECT * FROM json_to_recordset(captures_in)
+            AS c(account_id bigint, hold_id text, event_no bigint);
+    END IF;
+
+    IF refused_in IS NOT NULL THEN
+        INSERT INTO refused
+        SELECT decode(key_hash, 'hex'), decode(content_hash, 'hex'), code, fields, recorded_at
+        FROM json_to_recordset(refused_in)
+            AS r(key_hash text, content_hash text, code text, fields json, recorded_at timestamptz)
+        ON CONFLICT DO NOTHING;
     END IF;
 
     IF card_orders_in IS NOT NULL THEN
