@@ -34,7 +34,7 @@ from kantis.core.toml_text import TextFaulty
 from kantis.core.totals import Totals
 from kantis.db import programmes, reports
 from kantis.db.cluster import ClusterError
-from kantis.db.connect import UnsafeServer, check_server, connect, open_pool
+from kantis.db.connect import EVERY_PROGRAMME, UnsafeServer, check_server, connect, open_pool
 from kantis.db.programmes import Store
 from kantis.db.schema import migrate as migrate_schema
 from kantis.folder import Folder, FolderFaulty, FolderMissing, find_folder, read_versions
@@ -517,7 +517,7 @@ def demo(
     history = History(receipts or demo_folder(), every=every)
     url = _migrated(settings)
     started = time.perf_counter()
-    with open_pool(url) as pool:
+    with open_pool(url, sees=EVERY_PROGRAMME) as pool:
         try:
             loaded = _load(pool, folder, history)
         except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from procrastinate.exceptions import ConnectorException
 from psycopg_pool import ConnectionPool
 
 from kantis.api.app import build_app
-from kantis.db.connect import check_server, connect, open_pool
+from kantis.db.connect import EVERY_PROGRAMME, check_server, connect, open_pool
 from kantis.db.schema import missing
 from kantis.jobs import build_jobs
 from kantis.settings import Settings
@@ -57,8 +57,12 @@ def serve(settings: Settings, parts: Collection[str] = PARTS) -> None:
             )
     # Before anything runs: uvicorn's own way out of a port in use would leave the worker behind.
     listening = _listen(settings) if {"api", "site"} & set(parts) else None
-    with open_pool(url) as pool, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(listening, frozenset(parts), url, pool))
+    with (
+        open_pool(url) as tills,
+        open_pool(url, size=2, sees=EVERY_PROGRAMME) as operators,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_run(listening, frozenset(parts), url, tills=tills, operators=operators))
 
 
 def build_asgi(pool: ConnectionPool, parts: Collection[str] = PARTS) -> ASGI:
@@ -95,16 +99,21 @@ class _Server(uvicorn.Server):
 
 
 async def _run(
-    listening: socket.socket | None, parts: frozenset[str], url: str, pool: ConnectionPool
+    listening: socket.socket | None,
+    parts: frozenset[str],
+    url: str,
+    *,
+    tills: ConnectionPool,
+    operators: ConnectionPool,
 ) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with asyncio.TaskGroup() as running:
         if listening is not None:
-            running.create_task(_answer(listening, build_asgi(pool, parts), stop))
+            running.create_task(_answer(listening, build_asgi(tills, parts), stop))
         if "worker" in parts:
-            running.create_task(_work(url, pool, stop))
+            running.create_task(_work(url, operators, stop))
 
 
 async def _answer(listening: socket.socket, application: ASGI, stop: asyncio.Event) -> None:
@@ -126,11 +135,11 @@ async def _answer(listening: socket.socket, application: ASGI, stop: asyncio.Eve
     await serving
 
 
-async def _work(url: str, pool: ConnectionPool, stop: asyncio.Event) -> None:
+async def _work(url: str, operators: ConnectionPool, stop: asyncio.Event) -> None:
     """Run jobs until asked to stop; a database that goes away is waited for."""
     while not stop.is_set():
         try:
-            async with build_jobs(url, pool).open_async() as jobs:
+            async with build_jobs(url, operators).open_async() as jobs:
                 working = asyncio.create_task(
                     jobs.run_worker_async(
                         install_signal_handlers=False,

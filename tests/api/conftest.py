@@ -11,14 +11,13 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 import httpx
-import psycopg
 import pytest
 import uvicorn
 from psycopg_pool import ConnectionPool
 
 from kantis.core.admission import Applicant, Warrant
 from kantis.db.cluster import APP
-from kantis.db.connect import open_pool
+from kantis.db.connect import EVERY_PROGRAMME, connect, open_pool
 from kantis.db.programmes import Store
 from kantis.operations import members, publishing
 from kantis.serve import ASGI, build_asgi
@@ -47,7 +46,7 @@ def set_up(url: str) -> None:
     joined_at = now - timedelta(days=40)
     applicant = Applicant(born_on=now.date().replace(year=1980), organization_number=ORGANIZATION)
     kinds = {"alltid": "customer-card", "kplussa": "plussa", "coop": "card"}
-    with psycopg.connect(url, autocommit=True) as connection:
+    with connect(url) as connection:
         for file in sorted(PROGRAMMES.glob("*/*.toml")):
             source = file.read_text(encoding="utf-8")
             publishing.publish_terms(connection, source=source, at=now, by="test")
@@ -111,13 +110,14 @@ def shop_url(server: Server, worker_id: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def pool(shop_url: str) -> Iterator[ConnectionPool]:
-    with open_pool(shop_url) as pool:
+    """Look into the shop's database from outside of the server."""
+    with open_pool(shop_url, sees=EVERY_PROGRAMME) as pool:
         yield pool
 
 
 @pytest.fixture(scope="session")
-def base_url(pool: ConnectionPool) -> Iterator[str]:
-    with served(build_asgi(pool)) as url:
+def base_url(shop_url: str) -> Iterator[str]:
+    with open_pool(shop_url) as tills, served(build_asgi(tills)) as url:
         yield url
 
 

@@ -10,7 +10,7 @@ from psycopg_pool import ConnectionPool
 from kantis.core.admission import Warrant
 from kantis.core.events import Opened, OpeningLot
 from kantis.db.cluster import APP
-from kantis.db.connect import open_pool
+from kantis.db.connect import EVERY_PROGRAMME, open_pool
 from kantis.jobs import follow_calendars
 from kantis.operations.members import open_balances
 
@@ -22,7 +22,7 @@ def own_pool(
     """Give a shop of this test's own: others would not like its future."""
     url = fresh_database(APP)
     set_up_shop(url)
-    with open_pool(url) as pool:
+    with open_pool(url, sees=EVERY_PROGRAMME) as pool:
         yield pool
 
 

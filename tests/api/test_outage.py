@@ -19,7 +19,7 @@ import pytest
 from psycopg import sql
 
 from kantis.db.cluster import OWNER, SUPERUSER, Cluster
-from kantis.db.connect import UnsafeServer, open_pool
+from kantis.db.connect import UnsafeServer, connect, open_pool
 from kantis.db.schema import migrate
 from kantis.serve import ASGI, NotMigrated, build_asgi, serve
 from kantis.settings import Settings
@@ -58,7 +58,7 @@ def until(seconds: float, happened: Callable[[], bool]) -> None:
 
 
 def one(cluster: Cluster, question: str) -> object:
-    with psycopg.connect(cluster.url()) as connection:
+    with connect(cluster.url()) as connection:
         row = connection.execute(question.encode()).fetchone()
     assert row is not None
     return row[0]
@@ -127,7 +127,7 @@ def answers(url: str) -> bool:
 def test_one_process_serves_all_follows_the_calendar_and_stops_when_asked(
     cluster: Cluster, a_receipt: Make
 ) -> None:
-    with psycopg.connect(cluster.url()) as connection:
+    with connect(cluster.url()) as connection:
         connection.execute("UPDATE account SET next_due_on = '2020-01-01'")
     with running(cluster, "serve(read_settings())") as (url, process):
         until(20, lambda: answers(f"{url}/ready"))

@@ -1,6 +1,7 @@
 """Attacks on the books through SQL, as the application and as the tables' owner: all must fail."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from psycopg import errors
 
 from kantis.db import schema
 from kantis.db.cluster import APP, OWNER
+from kantis.db.connect import connect
 
 if TYPE_CHECKING:
     from tests.conftest import Server
@@ -49,6 +51,12 @@ INSERT INTO receipt_key VALUES (sha256('receipt'), sha256('content'), 0, 1);
 INSERT INTO receipt_key VALUES (sha256('stray'), sha256('content'), NULL, NULL);
 INSERT INTO stray VALUES
     (sha256('stray'), 'shop', 'stray', NULL, '', 'no-card', '{{}}', '{{}}', now());
+INSERT INTO capture VALUES (0, 'hold', 1);
+INSERT INTO request VALUES ('shop', 'request', sha256('content'), '{{}}', now());
+INSERT INTO refused VALUES (sha256('no'), sha256('content'), 'not-enough', '{{}}', now());
+INSERT INTO tier_change VALUES (0, '2024-03-04', 1, '', 'silver', '2025-01-01', 'S-4');
+INSERT INTO review VALUES (0, '2024-03-01', 'silver');
+INSERT INTO seal VALUES (1, sha256('x'), 1, now());
 INSERT INTO lot VALUES (0, 'bonus', '2029-03-04', '2024-03-04', '2024-03-04', 100);
 INSERT INTO balance VALUES (0, 'bonus', 100, 0);
 {transfer(1)};
@@ -119,7 +127,7 @@ ATTACKS = {
             " VALUES (0, 1, 2, 'spent', -100)"
             " ON CONFLICT (account_id, transfer_no, posting_no) DO UPDATE SET book = 'spent'"
         ),
-        f"{APPEND_ONLY}|permission denied",
+        APPEND_ONLY,
     ),
     "a posting of nothing": (transfer(2, member=0, issued=0, count=2), "violates check"),
     "a posting in a book that there is not": (
@@ -130,12 +138,12 @@ ATTACKS = {
         transfer(2).replace("'2029-03-04', '2024-03-04', '2024-03-04')", "NULL, NULL, NULL)"),
         "violates check",
     ),
-    "a posting edited": ("UPDATE posting SET amount = 1", f"{APPEND_ONLY}|permission denied"),
-    "a posting deleted": ("DELETE FROM posting", f"{APPEND_ONLY}|permission denied"),
-    "postings truncated": ("TRUNCATE posting", f"{APPEND_ONLY}|permission denied"),
-    "a transfer edited": ("UPDATE transfer SET clause = ''", f"{APPEND_ONLY}|permission denied"),
-    "a transfer deleted": ("DELETE FROM transfer", f"{APPEND_ONLY}|permission denied"),
-    "transfers truncated": ("TRUNCATE transfer, posting", f"{APPEND_ONLY}|permission denied"),
+    "a posting edited": ("UPDATE posting SET amount = 1", APPEND_ONLY),
+    "a posting deleted": ("DELETE FROM posting", APPEND_ONLY),
+    "postings truncated": ("TRUNCATE posting", APPEND_ONLY),
+    "a transfer edited": ("UPDATE transfer SET clause = ''", APPEND_ONLY),
+    "a transfer deleted": ("DELETE FROM transfer", APPEND_ONLY),
+    "transfers truncated": ("TRUNCATE transfer, posting", APPEND_ONLY),
     "a lot below zero": ("UPDATE lot SET remaining = remaining - 101", "lot_remaining_check"),
     "a new lot below zero": (
         "INSERT INTO lot VALUES (0, 'bonus', '2030-01-01', '2025-01-01', '2025-01-01', -1)",
@@ -144,11 +152,11 @@ ATTACKS = {
     "a negative debt": ("UPDATE balance SET debt = -1", "balance_debt_check"),
     "a receipt key deleted": (
         "DELETE FROM receipt_key WHERE event_no IS NOT NULL",
-        f"{APPEND_ONLY}|permission denied",
+        APPEND_ONLY,
     ),
     "receipt keys truncated": (
         "TRUNCATE receipt_key CASCADE",
-        f"{APPEND_ONLY}|permission denied",
+        APPEND_ONLY,
     ),
     "a receipt key used twice": (
         "INSERT INTO receipt_key VALUES (sha256('receipt'), sha256('other'), 0, 1)",
@@ -160,18 +168,18 @@ ATTACKS = {
     ),
     "an event's content edited": (
         "UPDATE event SET content = '{}'",
-        f"{APPEND_ONLY}|permission denied",
+        APPEND_ONLY,
     ),
     "an event's answer edited": (
         "UPDATE event SET answer = '{}'",
-        f"{APPEND_ONLY}|permission denied",
+        APPEND_ONLY,
     ),
     "a receipt key for another content": (
         "UPDATE receipt_key SET content_hash = key_hash",
-        f"{APPEND_ONLY}|permission denied",
+        APPEND_ONLY,
     ),
-    "an event deleted": ("DELETE FROM event", f"{APPEND_ONLY}|permission denied"),
-    "events truncated": ("TRUNCATE event CASCADE", f"{APPEND_ONLY}|permission denied"),
+    "an event deleted": ("DELETE FROM event", APPEND_ONLY),
+    "events truncated": ("TRUNCATE event CASCADE", APPEND_ONLY),
     "an event's key used twice": (
         (
             "INSERT INTO event (account_id, event_no, kind, at, rank, key, content, decision,"
@@ -202,9 +210,52 @@ ATTACKS = {
         ),
         "violates check",
     ),
-    "terms edited": ("UPDATE terms_version SET source = ''", f"{APPEND_ONLY}|permission denied"),
-    "terms deleted": ("DELETE FROM terms_version", f"{APPEND_ONLY}|permission denied"),
-    "terms truncated": ("TRUNCATE terms_version", f"{APPEND_ONLY}|permission denied"),
+    "terms edited": ("UPDATE terms_version SET source = ''", APPEND_ONLY),
+    "terms deleted": ("DELETE FROM terms_version", APPEND_ONLY),
+    "terms truncated": ("TRUNCATE terms_version", APPEND_ONLY),
+    "a hold captured twice": ("INSERT INTO capture VALUES (0, 'hold', 1)", "duplicate key"),
+    "a capture edited": ("UPDATE capture SET hold_id = 'other'", APPEND_ONLY),
+    "a request's key with another content": (
+        "INSERT INTO request VALUES ('shop', 'request', sha256('other'), '{}', now())",
+        "duplicate key",
+    ),
+    "a request's content edited": ("UPDATE request SET content_hash = sha256('x')", APPEND_ONLY),
+    "a request deleted": ("DELETE FROM request", APPEND_ONLY),
+    "a refusal withdrawn": ("DELETE FROM refused", APPEND_ONLY),
+    "other terms for a day that has some": (
+        (
+            "INSERT INTO terms_version VALUES"
+            " ('shop', '2024-01-01', sha256('y'), 'y', now(), 'publisher')"
+        ),
+        "duplicate key",
+    ),
+    "two tiers from one moment": (
+        (
+            "INSERT INTO tier_change VALUES"
+            " (0, '2024-03-04', 1, 'silver', 'gold', '2025-01-01', 'S-4')"
+        ),
+        "duplicate key",
+    ),
+    "two reviews of a month": (
+        "INSERT INTO review VALUES (0, '2024-03-01', 'gold')",
+        "duplicate key",
+    ),
+    "a snapshot in the middle of a month": (
+        "INSERT INTO snapshot VALUES (0, '2024-03-02', '{}')",
+        "violates check",
+    ),
+    "a suspension withdrawn": ("DELETE FROM suspension", APPEND_ONLY),
+    "a card order deleted": ("DELETE FROM card_order", APPEND_ONLY),
+    "a seal edited": ("UPDATE seal SET hash = sha256('x')", APPEND_ONLY),
+    "an account's seal cut off": ("DELETE FROM account_seal", APPEND_ONLY),
+    "a second seal of one number": (
+        "INSERT INTO seal VALUES (1, sha256('y'), 1, now())",
+        "duplicate key",
+    ),
+    "a stray dismissed by nobody": (
+        "UPDATE stray SET dismissed_at = now()",
+        "violates check",
+    ),
     "a card moved off its account": (
         "INSERT INTO card_link VALUES ('4444', now(), 0)",
         "violates foreign key",
@@ -212,21 +263,39 @@ ATTACKS = {
 }
 
 
-@pytest.fixture
-def books(database_url: str) -> Iterator[psycopg.Connection]:
-    """Give the books with one receipt, in a transaction that is rolled back."""
-    with psycopg.connect(database_url) as connection:
-        connection.execute(BEGINNING)
+@pytest.fixture(scope="module")
+def attacked(server: "Server", worker_id: str) -> Iterator[Callable[[str], str]]:
+    """Give a database of these tests' own, with the books of one receipt, to connect to as a role.
+
+    It is committed: each attack is then a transaction of its own.
+    """
+    name = f"{worker_id}-attacked"
+    server.create(name, template=server.database("template"))
+    with connect(server.url(OWNER, server.database(name))) as owner:
+        owner.execute(BEGINNING.encode())
+    yield lambda role: server.url(role, server.database(name))
+    server.drop(name)
+
+
+@contextmanager
+def session(url: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(url) as connection:
+        connection.execute("SET kantis.programme = '*'")
         yield connection
         connection.rollback()
 
 
 @pytest.fixture
-def books_of_owner(owner_url: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(owner_url) as connection:
-        connection.execute(BEGINNING)
+def books(attacked: Callable[[str], str]) -> Iterator[psycopg.Connection]:
+    """Give the books as the application has them."""
+    with session(attacked(APP)) as connection:
         yield connection
-        connection.rollback()
+
+
+@pytest.fixture
+def books_of_owner(attacked: Callable[[str], str]) -> Iterator[psycopg.Connection]:
+    with session(attacked(OWNER)) as connection:
+        yield connection
 
 
 every_attack = pytest.mark.parametrize(("attack", "refusal"), ATTACKS.values(), ids=ATTACKS)
@@ -234,7 +303,7 @@ every_attack = pytest.mark.parametrize(("attack", "refusal"), ATTACKS.values(), 
 
 @every_attack
 def test_the_application_is_refused(books: psycopg.Connection, attack: str, refusal: str) -> None:
-    with pytest.raises(psycopg.Error, match=refusal):
+    with pytest.raises(psycopg.Error, match=f"{refusal}|permission denied"):
         books.execute(attack.encode())
 
 
@@ -242,11 +311,12 @@ def test_the_application_is_refused(books: psycopg.Connection, attack: str, refu
 def test_the_owner_is_refused(
     books_of_owner: psycopg.Connection, attack: str, refusal: str
 ) -> None:
-    with pytest.raises(psycopg.Error, match=refusal.removesuffix("|permission denied")):
+    with pytest.raises(psycopg.Error, match=refusal):
         books_of_owner.execute(attack.encode())
 
 
-def test_what_is_right_is_taken(books: psycopg.Connection) -> None:
+def test_what_is_right_is_taken(books_of_owner: psycopg.Connection) -> None:
+    books = books_of_owner
     books.execute(transfer(2).encode())
     books.execute("UPDATE lot SET remaining = 0")
     books.execute("DELETE FROM stray")

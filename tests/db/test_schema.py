@@ -13,6 +13,7 @@ REFERENCE_TABLES = {
     "card_change": "the same",
     "receipt_key": "one receipt under two cards books once, whatever the accounts",
     "refused": "a refusal has no account to lie with: the key may be another's",
+    "seal": "one row for all accounts, sealed off the hot path",
     "stray": "stands for no account yet",
     "request": "its key is used before there is an account",
 }

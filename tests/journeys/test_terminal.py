@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from kantis.db.cluster import APP, OWNER
+from kantis.db.connect import connect
 
 ROOT = Path(__file__).parents[2]
 EVERY = "40"
@@ -90,7 +91,7 @@ def test_a_demo_that_is_interrupted_goes_on_where_it_was(
         # A shell's background jobs ignore Ctrl-C and so would all that they start.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
-    with psycopg.connect(environment["KANTIS_DATABASE_URL"], autocommit=True) as connection:
+    with connect(environment["KANTIS_DATABASE_URL"]) as connection:
         while booked(connection) < 300:
             assert loading.poll() is None, "it ended before it could be interrupted"
             time.sleep(0.02)

@@ -19,6 +19,7 @@ from psycopg_pool import ConnectionPool
 from kantis.api.problems import NotForThisToken, TokenUnknown
 from kantis.core.admission import CLOCK_TOLERANCE, Warrant
 from kantis.core.refusals import ApprovalMissing, StoreNotYours, TimeImpossible
+from kantis.db.connect import speaking_for
 from kantis.db.programmes import Token, find_token
 from kantis.operations.sales import RETRIED
 
@@ -96,9 +97,9 @@ class Till(Struct, frozen=True):
         """
         for _ in range(ATTEMPTS - 1):
             with suppress(*RETRIED), self.pool.connection() as connection:
-                return question(connection)
+                return question(speaking_for(connection, self.programme))
         with self.pool.connection() as connection:
-            return question(connection)
+            return question(speaking_for(connection, self.programme))
 
 
 def now() -> datetime:

@@ -16,11 +16,21 @@ class UnsafeServer(Exception):
     """The database server does not promise to keep what it acknowledges."""
 
 
-def open_pool(url: str, *, size: int = 8) -> ConnectionPool:
+EVERY_PROGRAMME = "*"
+"""What an operator's session speaks for; a till's speaks for its own (`speaking_for`)."""
+
+
+def open_pool(url: str, *, size: int = 8, sees: str = "") -> ConnectionPool:
     """Open a pool whose sessions run in UTC and give up on locks and statements in time.
 
+    They see no account until they speak for somebody, unless `sees` is `EVERY_PROGRAMME`.
     A connection that the server has closed is noticed when it is taken, and replaced.
     """
+
+    def configure(connection: psycopg.Connection) -> None:
+        _configure(connection)
+        _speak(connection, sees)
+
     return ConnectionPool(
         url,
         min_size=1,
@@ -29,7 +39,8 @@ def open_pool(url: str, *, size: int = 8) -> ConnectionPool:
         # Then the next request tries anew, instead of waiting out ever longer pauses.
         reconnect_timeout=5,
         kwargs={"autocommit": True},
-        configure=_configure,
+        configure=configure,
+        reset=lambda connection: _speak(connection, sees),
         check=ConnectionPool.check_connection,
         open=True,
     )
@@ -37,10 +48,21 @@ def open_pool(url: str, *, size: int = 8) -> ConnectionPool:
 
 @contextmanager
 def connect(url: str) -> Iterator[psycopg.Connection]:
-    """Open one connection, as a pool's are."""
+    """Open one connection of an operator, who sees every programme."""
     with psycopg.connect(url, autocommit=True) as connection:
         _configure(connection)
+        _speak(connection, EVERY_PROGRAMME)
         yield connection
+
+
+def speaking_for(connection: psycopg.Connection, programme: str) -> psycopg.Connection:
+    """Let a pool's connection see and book one programme only, until it goes back."""
+    _speak(connection, programme)
+    return connection
+
+
+def _speak(connection: psycopg.Connection, programme: str) -> None:
+    connection.execute("SELECT set_config('kantis.programme', %s, false)", [programme])
 
 
 def check_server(connection: psycopg.Connection) -> None:

@@ -45,6 +45,9 @@ TABLES = (
     "snapshot",
     "capture",
     "refused",
+    "decision",
+    "forgotten",
+    "placed",
 )
 """What `book` takes rows for, in the order of its parameters."""
 
@@ -144,6 +147,16 @@ class Journal:
             }
         )
 
+    def place(self, key: str, account: Account) -> None:
+        """Let a stray's key lead to the event noted last from now on; it is a stray no more."""
+        self._rows["placed"].append(
+            {
+                "key_hash": hash_of(key).hex(),
+                "account_id": account.account_id,
+                "event_no": account.last_event,
+            }
+        )
+
     def save(self) -> None:
         """Write everything noted so far; the caller's transaction commits it."""
         self._rows["account"] = [
@@ -208,25 +221,26 @@ class Journal:
         """Keep what the fold now says of earlier events; what was answered stays as it was."""
         for event_no, event, old in before:
             if (new := _without_calendar(by_key[event.key])) != old:
-                self.connection.execute(
-                    "UPDATE event SET decision = %s WHERE account_id = %s AND event_no = %s",
-                    [_encode(new).decode(), account_id, event_no],
+                self._rows["decision"].append(
+                    {
+                        "account_id": account_id,
+                        "event_no": event_no,
+                        "decision": Raw(_encode(new)),
+                    }
                 )
 
     def _forget(self, account: Account, past: Past) -> None:
-        """Delete what the fold said of tiers and months since then; it is noted anew."""
+        """Let go what the fold said of tiers and months since then; it is noted anew."""
         reached_on = past.standing.through_on
-        # A review is named for the month before the day on which it was made.
-        reviewed_on = month_start(month_of(reached_on))
-        for where, day in (
-            ("tier_change WHERE from_on > %s", reached_on),
-            ("review WHERE month_on >= %s", reviewed_on),
-            ("snapshot WHERE month_on > %s", past.since_on),
-        ):
-            self.connection.execute(
-                f"DELETE FROM {where} AND account_id = %s",  # noqa: S608 - three texts of ours
-                [day, account.account_id],
-            )
+        self._rows["forgotten"].append(
+            {
+                "account_id": account.account_id,
+                "tiers_after": reached_on,
+                # A review is named for the month before the day on which it was made.
+                "reviews_from": month_start(month_of(reached_on)),
+                "snapshots_after": past.since_on,
+            }
+        )
 
     def _note(self, account: Account, decision: Decision, *, event_no: int) -> None:
         """Note all that a decision comes to."""

@@ -127,11 +127,11 @@ def claim(
     notes: Journal, programme: Programme, account: Account, key: str, warrant: Warrant
 ) -> Decision | None:
     """Give a receipt for which no card was read to an account, if there is one of this key."""
-    # Deleted first: of two who claim it at once, one waits here and finds nothing.
+    # Of two who claim it at once, one waits here and finds nothing.
     row = notes.connection.execute(
-        "DELETE FROM stray USING store WHERE key_hash = %s AND nothing = 'no-card'"
-        " AND store.programme = stray.programme AND store.store = content ->> 'store'"
-        " RETURNING content::text, answer::text, chain, entity",
+        "SELECT content::text, answer::text, chain, entity FROM stray JOIN store"
+        " ON store.programme = stray.programme AND store.store = content ->> 'store'"
+        " WHERE key_hash = %s AND nothing = 'no-card' FOR UPDATE OF stray",
         [past.hash_of(key)],
     ).fetchone()
     if row is None:
@@ -199,10 +199,6 @@ def _place(
     """Move an account on by a stray; its first answer stays its answer."""
     decision = notes.move(programme, account, event, warrant)
     notes.answer(Raw(answer.encode()))
+    notes.place(event.key, account)
     notes.save()
-    notes.connection.execute(
-        "UPDATE receipt_key SET account_id = %s, event_no = %s WHERE key_hash = %s",
-        [account.account_id, account.last_event, past.hash_of(event.key)],
-    )
-    notes.connection.execute("DELETE FROM stray WHERE key_hash = %s", [past.hash_of(event.key)])
     return decision

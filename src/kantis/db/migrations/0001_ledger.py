@@ -12,5 +12,6 @@ class Migration(migrations.Migration):
 
     operations = (
         migrations.RunSQL((SQL / "0001_ledger.sql").read_text(encoding="utf-8")),
+        migrations.RunSQL((SQL / "0001_rows.sql").read_text(encoding="utf-8")),
         migrations.RunSQL((SQL / "0001_grants.sql").read_text(encoding="utf-8")),
     )

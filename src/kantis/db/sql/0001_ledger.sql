@@ -290,16 +290,6 @@ CREATE TRIGGER receipt_key_unchanged BEFORE UPDATE OF key_hash, content_hash ON 
 CREATE TRIGGER event_unchanged BEFORE UPDATE OF account_id, event_no, kind, at, rank, key, sale_key,
     content, answer, actor, reason, approved_by, recorded_at ON event
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-DO $$
-DECLARE
-    kept text;
-BEGIN
-    FOREACH kept IN ARRAY ARRAY['request', 'refused', 'capture', 'card_order', 'card_change',
-                                'suspension'] LOOP
-        EXECUTE format('CREATE TRIGGER %1$s_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %1$s'
-                       ' FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', kept);
-    END LOOP;
-END $$;
 CREATE TRIGGER event_kept BEFORE DELETE OR TRUNCATE ON event
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
@@ -350,15 +340,151 @@ CREATE TRIGGER posting_belongs AFTER INSERT ON posting
     REFERENCING NEW TABLE AS new_posting
     FOR EACH STATEMENT EXECUTE FUNCTION check_belongs();
 
+-- Sealing ------------------------------------------------------------------------------------
+-- Each account's transfers are a chain of hashes, and so are the seals over all accounts. Whoever
+-- keeps the latest seal's hash elsewhere finds out when history was edited, cut or put in anew.
+-- Only pseudonyms are hashed: erasing a person breaks no seal.
+
+CREATE TABLE seal (
+    seal_no   bigint PRIMARY KEY CHECK (seal_no > 0),
+    hash      bytea NOT NULL UNIQUE CHECK (octet_length(hash) = 32),
+    transfers bigint NOT NULL CHECK (transfers > 0),   -- how many it seals
+    sealed_at timestamptz NOT NULL
+);
+
+CREATE TABLE account_seal (
+    account_id    bigint NOT NULL REFERENCES account,
+    seal_no       bigint NOT NULL REFERENCES seal,
+    last_transfer bigint NOT NULL CHECK (last_transfer > 0),   -- those after the seal before
+    hash          bytea NOT NULL CHECK (octet_length(hash) = 32),
+    PRIMARY KEY (account_id, seal_no)
+);
+
+-- A transfer with its postings as text, the same whatever the session's settings are.
+CREATE FUNCTION sealed_text(t transfer, postings text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT concat_ws('|', t.account_id, t.transfer_no, t.event_no, t.kind, t.clause, t.unit, t.entity,
+                     t.value_on - date '2000-01-01', t.corrects::int,
+                     (extract(epoch FROM t.posted_at) * 1000000)::bigint, postings)
+$$;
+
+CREATE FUNCTION sealed_text(p posting) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT concat_ws(',', p.book, p.amount, p.valid_until - date '2000-01-01',
+                     p.earned_on - date '2000-01-01', p.valid_from - date '2000-01-01')
+$$;
+
+-- Seal what was posted since the last seal; gives the new seal's number, none if there is nothing.
+CREATE FUNCTION seal_books(now_in timestamptz) RETURNS bigint LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    before seal;
+    number bigint;
+    caller text := current_setting('kantis.programme', true);
+BEGIN
+    PERFORM set_config('kantis.programme', '*', true);
+    PERFORM pg_advisory_xact_lock(hashtext('kantis-seal'));
+    SELECT * INTO before FROM seal ORDER BY seal_no DESC LIMIT 1;
+    WITH sealing AS MATERIALIZED (
+        SELECT a.account_id, a.last_transfer, count(*) AS transfers,
+               sha256(coalesce(s.hash, '') || convert_to(
+                   string_agg(sealed_text(t, p.texts), E'\n' ORDER BY t.transfer_no), 'UTF8')) AS hash
+        FROM account a
+        LEFT JOIN LATERAL (
+            SELECT last_transfer, hash FROM account_seal WHERE account_id = a.account_id
+            ORDER BY seal_no DESC LIMIT 1
+        ) s ON true
+        JOIN transfer t ON t.account_id = a.account_id
+            AND t.transfer_no > coalesce(s.last_transfer, 0) AND t.transfer_no <= a.last_transfer
+        JOIN LATERAL (
+            SELECT string_agg(sealed_text(p), ';' ORDER BY posting_no) AS texts FROM posting p
+            WHERE p.account_id = t.account_id AND p.transfer_no = t.transfer_no
+        ) p ON true
+        WHERE a.last_transfer > coalesce(s.last_transfer, 0)
+        GROUP BY a.account_id, a.last_transfer, s.hash
+    ), sealed AS (
+        INSERT INTO seal
+        SELECT coalesce(before.seal_no, 0) + 1,
+               sha256(coalesce(before.hash, '') || string_agg(hash, '' ORDER BY account_id)),
+               sum(transfers), now_in
+        FROM sealing HAVING count(*) > 0
+        RETURNING seal_no
+    ), accounts AS (
+        INSERT INTO account_seal
+        SELECT account_id, seal_no, last_transfer, hash FROM sealing, sealed
+    )
+    SELECT seal_no INTO number FROM sealed;
+    PERFORM set_config('kantis.programme', coalesce(caller, ''), true);
+    RETURN number;
+END $$;
+
+DO $$
+DECLARE
+    kept text;
+BEGIN
+    FOREACH kept IN ARRAY ARRAY['request', 'refused', 'capture', 'card_order', 'card_change',
+                                'suspension', 'seal', 'account_seal'] LOOP
+        EXECUTE format('CREATE TRIGGER %1$s_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %1$s'
+                       ' FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', kept);
+    END LOOP;
+END $$;
+
 -- Booking ------------------------------------------------------------------------------------
--- One call saves all that a batch of decisions comes to. The accounts are locked by the caller
--- (db/accounts.py), sorted, before they were read.
+-- One call saves all that a batch of decisions comes to; nothing else writes to these tables. The
+-- accounts are locked by the caller (db/accounts.py), sorted, before they were read.
+
+-- Whoever speaks for one programme books nothing in another.
+CREATE FUNCTION check_scope(programme_in text, accounts_in json, events_in json, strays_in json)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF programme_in = '*' THEN
+        RETURN;
+    END IF;
+    IF EXISTS (
+        SELECT FROM json_to_recordset(accounts_in) AS a(account_id bigint)
+        LEFT JOIN account USING (account_id)
+        WHERE programme IS DISTINCT FROM programme_in
+    ) OR EXISTS (
+        SELECT FROM json_to_recordset(events_in) AS e(account_id bigint)
+        LEFT JOIN account USING (account_id)
+        WHERE programme IS DISTINCT FROM programme_in
+    ) OR EXISTS (
+        SELECT FROM json_to_recordset(strays_in) AS s(programme text)
+        WHERE programme IS DISTINCT FROM programme_in
+    ) THEN
+        RAISE EXCEPTION 'this session speaks for another programme'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+END $$;
 
 CREATE FUNCTION book(accounts_in json, events_in json, transfers_in json, postings_in json,
                      receipt_keys_in json, strays_in json, card_orders_in json, tier_changes_in json,
-                     reviews_in json, snapshots_in json, captures_in json, refused_in json)
-RETURNS void LANGUAGE plpgsql AS $$
+                     reviews_in json, snapshots_in json, captures_in json, refused_in json,
+                     decisions_in json, forgotten_in json, placed_in json)
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    caller text := current_setting('kantis.programme', true);
 BEGIN
+    PERFORM check_scope(caller, accounts_in, events_in, strays_in);
+    PERFORM set_config('kantis.programme', '*', true);
+
+    IF forgotten_in IS NOT NULL THEN
+        DELETE FROM tier_change c USING json_to_recordset(forgotten_in)
+            AS f(account_id bigint, tiers_after date)
+        WHERE c.account_id = f.account_id AND c.from_on > f.tiers_after;
+        DELETE FROM review r USING json_to_recordset(forgotten_in)
+            AS f(account_id bigint, reviews_from date)
+        WHERE r.account_id = f.account_id AND r.month_on >= f.reviews_from;
+        DELETE FROM snapshot s USING json_to_recordset(forgotten_in)
+            AS f(account_id bigint, snapshots_after date)
+        WHERE s.account_id = f.account_id AND s.month_on > f.snapshots_after;
+    END IF;
+
+    IF decisions_in IS NOT NULL THEN
+        UPDATE event SET decision = d.decision
+        FROM json_to_recordset(decisions_in)
+            AS d(account_id bigint, event_no bigint, decision json)
+        WHERE event.account_id = d.account_id AND event.event_no = d.event_no;
+    END IF;
+
     UPDATE account SET standing = a.standing, last_event = a.last_event,
                        last_transfer = a.last_transfer, next_due_on = a.next_due_on
     FROM json_to_recordset(accounts_in) AS a(account_id bigint, standing json, last_event bigint,
@@ -474,4 +600,14 @@ BEGIN
             AS o(account_id bigint, event_no bigint, order_no smallint, card text, role text,
                  count smallint, clause text, ordered_on date);
     END IF;
+
+    IF placed_in IS NOT NULL THEN
+        UPDATE receipt_key SET account_id = p.account_id, event_no = p.event_no
+        FROM json_to_recordset(placed_in) AS p(key_hash text, account_id bigint, event_no bigint)
+        WHERE receipt_key.key_hash = decode(p.key_hash, 'hex');
+        DELETE FROM stray USING json_to_recordset(placed_in) AS p(key_hash text)
+        WHERE stray.key_hash = decode(p.key_hash, 'hex');
+    END IF;
+
+    PERFORM set_config('kantis.programme', coalesce(caller, ''), true);
 END $$;
