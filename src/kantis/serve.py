@@ -14,7 +14,7 @@ from procrastinate.exceptions import ConnectorException
 from psycopg_pool import ConnectionPool
 
 from kantis.api.app import build_app
-from kantis.db.connect import EVERY_PROGRAMME, check_server, connect, open_pool
+from kantis.db.connect import EVERY_PROGRAMME, check_server, connect, open_pool, passes_by_guards
 from kantis.db.schema import missing
 from kantis.jobs import build_jobs
 from kantis.settings import Settings
@@ -50,6 +50,8 @@ def serve(settings: Settings, parts: Collection[str] = PARTS) -> None:
     url = settings.database()
     with connect(url) as connection:
         check_server(connection)
+        if role := passes_by_guards(connection):
+            log.warning("the role %s passes by row-level security; connect as a plain one", role)
         if lacking := missing(connection):
             raise NotMigrated(
                 f"The database lacks {len(lacking)} migrations, first {lacking[0]}:"

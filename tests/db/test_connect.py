@@ -1,13 +1,20 @@
 """A server that could forget what it has acknowledged is refused; sessions are as they must be."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kantis.db.cluster import Cluster
-from kantis.db.connect import MUST_BE_ON, UnsafeServer, check_server, connect, open_pool
+from kantis.db.cluster import APP, OWNER, Cluster
+from kantis.db.connect import (
+    MUST_BE_ON,
+    UnsafeServer,
+    check_server,
+    connect,
+    open_pool,
+    passes_by_guards,
+)
 
 if TYPE_CHECKING:
     from tests.conftest import Server
@@ -36,6 +43,32 @@ def test_a_server_that_may_forget_is_refused_and_the_setting_named(place: Path) 
         # Less than "on", but what is acknowledged is on this machine's disk.
         connection.execute("SET synchronous_commit = local")
         check_server(connection)
+
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [
+        ("ALTER TABLE posting DISABLE TRIGGER posting_append_only", "posting_append_only"),
+        ("ALTER TABLE event NO FORCE ROW LEVEL SECURITY", "table event"),
+        ("ALTER TABLE lot DISABLE ROW LEVEL SECURITY", "table lot"),
+    ],
+)
+def test_a_guard_that_is_switched_off_is_named(
+    fresh_database: Callable[[str], str], harm: str, named: str
+) -> None:
+    with connect(fresh_database(OWNER)) as owner, connect(fresh_database(APP)) as app:
+        check_server(app)
+        owner.execute(harm.encode())
+        with pytest.raises(UnsafeServer, match=named):
+            check_server(app)
+
+
+def test_a_role_that_row_level_security_does_not_hold_is_named(
+    server: "Server", database_url: str
+) -> None:
+    with server.administration() as superuser, connect(database_url) as app:
+        assert passes_by_guards(superuser) != ""
+        assert passes_by_guards(app) == ""
 
 
 def test_the_settings_looked_at_are_those_that_lose_receipts() -> None:

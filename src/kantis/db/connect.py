@@ -65,16 +65,38 @@ def _speak(connection: psycopg.Connection, programme: str) -> None:
     connection.execute("SELECT set_config('kantis.programme', %s, false)", [programme])
 
 
-def check_server(connection: psycopg.Connection) -> None:
-    """Refuse a server that could forget what it has acknowledged.
+GUARDS = {
+    "the trigger {} is switched off: switch it on again": """
+        SELECT tgname FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid
+        WHERE NOT tgisinternal AND tgenabled <> 'O' AND relnamespace = 'public'::regnamespace""",
+    "the table {} has its row-level security switched off: switch it on again": """
+        SELECT relname FROM pg_class JOIN pg_policy ON polrelid = pg_class.oid
+        WHERE NOT (relrowsecurity AND relforcerowsecurity)""",
+}
+"""What keeps wrong bookings out in the database itself, and what finds that it does not."""
 
-    :raises UnsafeServer: naming the setting
+
+def check_server(connection: psycopg.Connection) -> None:
+    """Refuse a server that could forget what it has acknowledged, or book what must not be.
+
+    :raises UnsafeServer: naming the setting, or the guard that is off
     """
+    for fault, question in GUARDS.items():
+        if row := connection.execute(question).fetchone():
+            raise UnsafeServer(fault.format(row[0]))
     for name in MUST_BE_ON:
         row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
         if row is None or row[0] == "off":
             msg = f"the database server runs with {name} = off; switch it on: points are money"
             raise UnsafeServer(msg)
+
+
+def passes_by_guards(connection: psycopg.Connection) -> str:
+    """Name the session's role if row-level security does not hold it; empty if it does."""
+    row = connection.execute(
+        "SELECT rolname FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolbypassrls)"
+    ).fetchone()
+    return "" if row is None else str(row[0])
 
 
 def _configure(connection: psycopg.Connection) -> None:
