@@ -1,14 +1,19 @@
 """What the clock asks for: jobs in PostgreSQL, run by any number of workers."""
 
+import logging
 from datetime import UTC, datetime
 
 from procrastinate import App, PsycopgConnector
 from psycopg_pool import ConnectionPool
 
 from kantis.db import programmes
+from kantis.operations.audit import seal
 from kantis.operations.upkeep import ACCOUNTS_AT_ONCE, tick
 
 EVERY_MINUTE = "* * * * *"
+EVERY_QUARTER = "*/15 * * * *"
+
+log = logging.getLogger(__name__)
 
 
 def follow_calendars(pool: ConnectionPool, *, now: datetime, limit: int = ACCOUNTS_AT_ONCE) -> int:
@@ -46,5 +51,14 @@ def build_jobs(url: str, pool: ConnectionPool) -> App:
     def follow(timestamp: int) -> int:
         del timestamp
         return follow_calendars(pool, now=datetime.now(UTC))
+
+    @jobs.periodic(cron=EVERY_QUARTER)
+    @jobs.task(name="seal-books", queueing_lock="seals")
+    def seal_books(timestamp: int) -> None:
+        del timestamp
+        with pool.connection() as connection:
+            latest = seal(connection, at=datetime.now(UTC))
+        # Into the log, which is kept elsewhere: a tail cut off the books shows against it.
+        log.info("the books are sealed: %s", latest)
 
     return jobs

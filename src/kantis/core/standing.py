@@ -4,7 +4,7 @@ from datetime import date, datetime
 
 from msgspec import Struct, field
 
-from kantis.core.periods import NEVER, month_of, month_start
+from kantis.core.periods import NEVER
 
 
 class LotKey(Struct, frozen=True, array_like=True, order=True, gc=False):
@@ -114,10 +114,10 @@ def month_begun(before: Standing, after: Standing) -> date | None:
 
     `before` is then where it stood after all that happened before that month.
     """
-    month = month_of(after.through_on)
-    if before.last is None or month_of(before.through_on) == month:
+    was, now = before.through_on, after.through_on
+    if before.last is None or (was.month == now.month and was.year == now.year):
         return None
-    return month_start(month)
+    return now.replace(day=1)
 
 
 class Earned(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -457,12 +457,17 @@ def _event_row(
         "key": key,
         "sale_key": sale_key or None,
         "content": Raw(_encode(event)),
-        "decision": Raw(_encode(_without_calendar(decision))),
+        "decision": Raw(kept_decision(decision)),
         "actor": warrant.actor,
         "reason": warrant.reason,
         "approved_by": warrant.approved_by,
         "recorded_at": now,
     }
+
+
+def kept_decision(decision: Decision) -> bytes:
+    """Give a decision as JSON, as it is kept."""
+    return _encode(_without_calendar(decision))
 
 
 def _without_calendar(decision: Decision) -> Decision:

@@ -1,6 +1,6 @@
 """What happened to an account before, read back: receipts by their keys, histories in order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from functools import lru_cache
 from hashlib import sha256
@@ -28,6 +28,9 @@ _decode_standing = msgspec.json.Decoder(Standing)
 
 Happened = tuple[int, AnyEvent, Decision]
 """An event with its number in the account and with what was decided."""
+
+Written = tuple[int, AnyEvent, bytes]
+"""The same with the decision as JSON, as it is kept."""
 
 
 class Known(Struct, frozen=True):
@@ -133,27 +136,39 @@ def history(
     ]
 
 
-def transfers_of(connection: psycopg.Connection, account_id: int) -> list[Transfer]:
-    """Give what was posted to an account, added up by what it is about and by lot."""
+def written(connection: psycopg.Connection, account_ids: Sequence[int]) -> dict[int, list[Written]]:
+    """Give the events of several accounts in their total order, decisions as they are kept."""
     rows = connection.execute(
-        "SELECT kind, clause, unit, entity, value_on, valid_until, earned_on, valid_from,"
-        " sum(amount)::bigint FROM transfer JOIN posting USING (account_id, transfer_no)"
-        " WHERE account_id = %s AND book IN ('member', 'debt')"
-        " GROUP BY kind, clause, unit, entity, value_on, valid_until, earned_on, valid_from",
-        [account_id],
+        "SELECT account_id, event_no, content::text, decision::text FROM event"
+        " WHERE account_id = ANY(%s) ORDER BY account_id, at, rank, key",
+        [list(account_ids)],
     ).fetchall()
-    return [
-        Transfer(
-            kind,
-            clause,
-            unit,
-            BOOK_OF[kind],
-            entity,
-            value_on,
-            (Part(LotKey(*lot) if lot[0] is not None else None, amount),),
-        )
-        for kind, clause, unit, entity, value_on, *lot, amount in rows
-    ]
+    found: dict[int, list[Written]] = {}
+    for account_id, number, content, decision in rows:
+        event = _decode_event.decode(content)
+        found.setdefault(account_id, []).append((number, event, decision.encode()))
+    return found
+
+
+def transfers_of(
+    connection: psycopg.Connection, account_ids: Sequence[int]
+) -> dict[int, list[Transfer]]:
+    """Give what was posted to accounts, added up by what it is about and by lot."""
+    rows = connection.execute(
+        "SELECT account_id, kind, clause, unit, entity, value_on, valid_until, earned_on,"
+        " valid_from, sum(amount)::bigint"
+        " FROM transfer JOIN posting USING (account_id, transfer_no)"
+        " WHERE account_id = ANY(%s) AND book IN ('member', 'debt')"
+        " GROUP BY account_id, kind, clause, unit, entity, value_on, valid_until, earned_on,"
+        " valid_from",
+        [list(account_ids)],
+    ).fetchall()
+    found: dict[int, list[Transfer]] = {}
+    for account_id, kind, clause, unit, entity, value_on, *lot, amount in rows:
+        part = Part(LotKey(*lot) if lot[0] is not None else None, amount)
+        transfer = Transfer(kind, clause, unit, BOOK_OF[kind], entity, value_on, (part,))
+        found.setdefault(account_id, []).append(transfer)
+    return found
 
 
 def past_before(

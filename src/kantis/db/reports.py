@@ -1,4 +1,4 @@
-"""What the books come to, and whether they are right: questions over many accounts."""
+"""What the books come to: questions over many accounts."""
 
 from collections.abc import Iterator
 from datetime import date, datetime
@@ -8,46 +8,6 @@ import psycopg
 
 from kantis.core.periods import month_label, month_of
 from kantis.core.totals import Totals
-
-CHECKS = {
-    "every transfer sums to zero": """
-        SELECT account_id, transfer_no, sum(amount) FROM posting
-        GROUP BY account_id, transfer_no HAVING sum(amount) <> 0""",
-    "every transfer has all its postings": """
-        SELECT t.account_id, t.transfer_no, count(p.*) FROM transfer t
-        LEFT JOIN posting p USING (account_id, transfer_no)
-        GROUP BY t.account_id, t.transfer_no, t.postings HAVING count(p.*) <> t.postings""",
-    "every lot is what was posted to it": """
-        SELECT account_id, unit, valid_until, coalesce(remaining, 0), coalesce(posted, 0)
-        FROM lot FULL JOIN (
-            SELECT account_id, unit, valid_until, earned_on, valid_from, sum(amount) AS posted
-            FROM posting JOIN transfer USING (account_id, transfer_no) WHERE book = 'member'
-            GROUP BY account_id, unit, valid_until, earned_on, valid_from
-        ) p USING (account_id, unit, valid_until, earned_on, valid_from)
-        WHERE coalesce(remaining, 0) <> coalesce(posted, 0)""",
-    "every balance is its lots less its debt": """
-        SELECT account_id, unit, balance, coalesce(lots, 0), debt
-        FROM balance FULL JOIN (
-            SELECT account_id, unit, sum(remaining) AS lots FROM lot GROUP BY account_id, unit
-        ) l USING (account_id, unit)
-        WHERE coalesce(balance, 0) <> coalesce(lots, 0) - coalesce(debt, 0)""",
-    "no account has both lots and debt in a unit": """
-        SELECT account_id, unit, debt FROM balance b WHERE debt > 0 AND EXISTS (
-            SELECT FROM lot l WHERE l.account_id = b.account_id AND l.unit = b.unit
-            AND remaining > 0)""",
-    "every receipt key leads to its receipt": """
-        SELECT encode(k.key_hash, 'hex') FROM receipt_key k
-        LEFT JOIN event e USING (account_id, event_no) LEFT JOIN stray s USING (key_hash)
-        WHERE (e.account_id IS NULL) = (s.key_hash IS NULL)""",
-}
-"""Each finds the rows that contradict its name; all must find none."""
-
-
-def contradictions(
-    connection: psycopg.Connection, query: str, *, limit: int = 10
-) -> list[tuple[object, ...]]:
-    """Give the first rows that contradict a check."""
-    return connection.execute(f"SELECT * FROM ({query}) q LIMIT {limit}").fetchall()  # noqa: S608
 
 
 def account_ids(connection: psycopg.Connection, programme: str) -> Iterator[int]:

@@ -360,16 +360,30 @@ CREATE TABLE account_seal (
     PRIMARY KEY (account_id, seal_no)
 );
 
--- A transfer with its postings as text, the same whatever the session's settings are.
-CREATE FUNCTION sealed_text(t transfer, postings text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+-- Transfers and postings as text, the same whatever the session's settings are.
+CREATE FUNCTION sealed_text(t transfer) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT concat_ws('|', t.account_id, t.transfer_no, t.event_no, t.kind, t.clause, t.unit, t.entity,
-                     t.value_on - date '2000-01-01', t.corrects::int,
-                     (extract(epoch FROM t.posted_at) * 1000000)::bigint, postings)
+                     t.value_on - date '2000-01-01', t.corrects::int, t.postings,
+                     (extract(epoch FROM t.posted_at) * 1000000)::bigint)
 $$;
 
-CREATE FUNCTION sealed_text(p posting) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+CREATE FUNCTION sealed_text(p posting) RETURNS text LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT concat_ws(',', p.book, p.amount, p.valid_until - date '2000-01-01',
                      p.earned_on - date '2000-01-01', p.valid_from - date '2000-01-01')
+$$;
+
+-- The hash of some of an account's transfers, those after one and up to another, in their order.
+CREATE FUNCTION sealed_hash(previous bytea, account_in bigint, after_in bigint, last_in bigint)
+RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT sha256(coalesce(previous, '') || convert_to(
+        string_agg(line, E'\n' ORDER BY transfer_no, posting_no), 'UTF8'))
+    FROM (
+        SELECT transfer_no, 0 AS posting_no, sealed_text(t) AS line FROM transfer t
+        WHERE account_id = account_in AND transfer_no > after_in AND transfer_no <= last_in
+        UNION ALL
+        SELECT transfer_no, posting_no, sealed_text(p) FROM posting p
+        WHERE account_id = account_in AND transfer_no > after_in AND transfer_no <= last_in
+    ) lines
 $$;
 
 -- Seal what was posted since the last seal; gives the new seal's number, none if there is nothing.
@@ -384,22 +398,14 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('kantis-seal'));
     SELECT * INTO before FROM seal ORDER BY seal_no DESC LIMIT 1;
     WITH sealing AS MATERIALIZED (
-        SELECT a.account_id, a.last_transfer, count(*) AS transfers,
-               sha256(coalesce(s.hash, '') || convert_to(
-                   string_agg(sealed_text(t, p.texts), E'\n' ORDER BY t.transfer_no), 'UTF8')) AS hash
+        SELECT a.account_id, a.last_transfer, a.last_transfer - coalesce(s.last_transfer, 0) AS transfers,
+               sealed_hash(s.hash, a.account_id, coalesce(s.last_transfer, 0), a.last_transfer) AS hash
         FROM account a
         LEFT JOIN LATERAL (
             SELECT last_transfer, hash FROM account_seal WHERE account_id = a.account_id
             ORDER BY seal_no DESC LIMIT 1
         ) s ON true
-        JOIN transfer t ON t.account_id = a.account_id
-            AND t.transfer_no > coalesce(s.last_transfer, 0) AND t.transfer_no <= a.last_transfer
-        JOIN LATERAL (
-            SELECT string_agg(sealed_text(p), ';' ORDER BY posting_no) AS texts FROM posting p
-            WHERE p.account_id = t.account_id AND p.transfer_no = t.transfer_no
-        ) p ON true
         WHERE a.last_transfer > coalesce(s.last_transfer, 0)
-        GROUP BY a.account_id, a.last_transfer, s.hash
     ), sealed AS (
         INSERT INTO seal
         SELECT coalesce(before.seal_no, 0) + 1,
