@@ -17,6 +17,7 @@ from kantis.api.app import build_app
 from kantis.db.connect import check_server, connect, open_pool
 from kantis.db.schema import missing
 from kantis.jobs import build_jobs
+from kantis.operations.limits import Limits
 from kantis.settings import Settings
 from kantis.site.app import Site
 
@@ -58,20 +59,22 @@ def serve(settings: Settings, parts: Collection[str] = PARTS) -> None:
     # Before anything runs: uvicorn's own way out of a port in use would leave the worker behind.
     listening = _listen(settings) if {"api", "site"} & set(parts) else None
     with open_pool(url) as pool, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(listening, frozenset(parts), url, pool))
+        runner.run(_run(listening, frozenset(parts), url, pool, settings.limits))
 
 
-def build_asgi(pool: ConnectionPool, parts: Collection[str] = PARTS) -> ASGI:
+def build_asgi(
+    pool: ConnectionPool, parts: Collection[str] = PARTS, limits: Limits | None = None
+) -> ASGI:
     """Send `/v1` and `/docs` to the API and all else to people's pages.
 
     A mount of either framework would rewrite the paths and answer the other's errors.
     """
     if "site" not in parts:
-        return build_app(pool)
+        return build_app(pool, limits)
     site = Site(pool)
     if "api" not in parts:
         return site
-    api = build_app(pool)
+    api = build_app(pool, limits)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
         first = str(scope["path"]).split("/")[1:2]
@@ -95,14 +98,18 @@ class _Server(uvicorn.Server):
 
 
 async def _run(
-    listening: socket.socket | None, parts: frozenset[str], url: str, pool: ConnectionPool
+    listening: socket.socket | None,
+    parts: frozenset[str],
+    url: str,
+    pool: ConnectionPool,
+    limits: Limits,
 ) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with asyncio.TaskGroup() as running:
         if listening is not None:
-            running.create_task(_answer(listening, build_asgi(pool, parts), stop))
+            running.create_task(_answer(listening, build_asgi(pool, parts, limits), stop))
         if "worker" in parts:
             running.create_task(_work(url, pool, stop))
 

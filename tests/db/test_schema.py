@@ -13,6 +13,7 @@ REFERENCE_TABLES = {
     "card_change": "the same",
     "receipt_key": "one receipt under two cards books once, whatever the accounts",
     "stray": "stands for no account yet",
+    "miss": "counts askers, who asked for what there is not",
     "request": "its key is used before there is an account",
 }
 """Tables whose keys don't hold `account_id`, and why."""
