@@ -77,7 +77,7 @@ class Hold(Struct, frozen=True):
 @post("/quotes", status_code=200, sync_to_thread=True, responses=PROBLEMS, tags=TAGS)
 def quote_receipt(data: JSONBody[Receipt], till: Asker) -> Answer:
     """Say what a receipt would earn. Nothing is written."""
-    till.check_store(data.store)
+    _check_own(till, data)
     return till.ask(lambda c: quote(c, programme=till.programme, receipt=data, now=now()))
 
 
@@ -230,10 +230,7 @@ def _record(till: Till, receipts: Sequence[Receipt]) -> list[Said]:
     own: list[Receipt] = []
     for index, receipt in enumerate(receipts):
         try:
-            till.check_store(receipt.store)
-            for tender in receipt.tenders:
-                if tender.hold:
-                    till.check_hold(tender.hold)
+            _check_own(till, receipt)
         except Refusal as refusal:
             results[index] = refusal
         else:
@@ -248,6 +245,14 @@ def _record(till: Till, receipts: Sequence[Receipt]) -> list[Said]:
         else []
     )
     return _told(till, [results.get(index) or next(recorded) for index in range(len(receipts))])
+
+
+def _check_own(till: Till, receipt: Receipt) -> None:
+    """Check that a receipt is of the token's own store, and so are the holds that pay for it."""
+    till.check_store(receipt.store)
+    for tender in receipt.tenders:
+        if tender.hold:
+            till.check_hold(tender.hold)
 
 
 def _told(till: Till, results: Sequence[Recorded | Refusal]) -> list[Said]:

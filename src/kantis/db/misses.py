@@ -57,7 +57,8 @@ def count(
         "  SELECT asker, ends_at, seconds FROM miss WHERE ends_at < %(over_at)s"
         "  ORDER BY ends_at LIMIT %(forgotten)s FOR UPDATE SKIP LOCKED))"
         " INSERT INTO miss (asker, ends_at, seconds, misses, allowed)"
-        " SELECT asker, ends_at, seconds, %(number)s::bigint, allowed FROM json_to_recordset(%(rows)s)"
+        " SELECT asker, ends_at, seconds, %(number)s::bigint, allowed"
+        " FROM json_to_recordset(%(rows)s)"
         "  AS l(asker text, ends_at timestamptz, seconds integer, allowed bigint)"
         # In one order, so that two who count at once wait for each other and no more.
         " ORDER BY asker, ends_at, seconds"
