@@ -166,24 +166,20 @@ class Till(Struct):
         try:
             said = self._ask(question)
         except Refusal as refusal:
-            self.check_misses(int(is_miss(refusal)))
+            self._check_miss(refusal)
             raise
-        self.check_misses(int(is_miss(said)))
+        self._check_miss(said)
         return said
 
-    def check_misses(self, number: int) -> None:
-        """Count unknown cards that were asked for.
-
-        :raises TooManyUnknownCards: they were too many; what was found is not told
-        """
-        self.count_misses(number)
+    def _check_miss(self, said: object) -> None:
+        if not is_miss(said):
+            return
+        self.count_misses(1)
         if self.untold_until is not None:
             raise too_many(self.untold_until)
 
     def count_misses(self, number: int) -> None:
         """Count unknown cards that were asked for; `untold_until` is set if they were too many."""
-        if not number:
-            return
         with self.pool.connection() as connection:
             counted = count_unknown_cards(
                 connection, token=self.token, number=number, at=now(), limits=self.limits
@@ -251,7 +247,7 @@ async def let_in(
     if scheme.lower() != "bearer" or not token:
         raise TokenUnknown("There is no bearer token in the header `Authorization`.")
     state = connection.app.state
-    address = _address(connection.client.host if connection.client else "")
+    address = address_of(connection.client.host if connection.client else "")
     found = await sync_to_thread(_find, state.pool, token.strip(), address, state.limits)
     if found.kind not in WHO[handler.handler_name]:
         raise NotForThisToken(
@@ -288,7 +284,7 @@ def _find(pool: ConnectionPool, token: str, address: str, limits: Limits) -> Tok
     raise TokenUnknown("The token is not known, or was revoked.")
 
 
-def _address(host: str) -> str:
+def address_of(host: str) -> str:
     """Give what an address is counted by: of IPv6 the network, of which one machine has many."""
     return str(ip_network(f"{host}/64", strict=False)) if ":" in host else host
 

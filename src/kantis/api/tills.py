@@ -260,8 +260,8 @@ def _told(till: Till, results: Sequence[Recorded | Refusal]) -> list[Said]:
 
     What was booked stays booked, and its answer is kept: sent again later, it is given.
     """
-    if till.untold_until is None:
-        till.count_misses(sum(map(_is_miss, results)))
+    if till.untold_until is None and (misses := sum(map(_is_miss, results))):
+        till.count_misses(misses)
     if (until := till.untold_until) is None:
         return list(results)
     said: list[Said] = []
