@@ -18,6 +18,8 @@ from stdnum import ean
 from kantis.api.access import address_of
 from kantis.api.desks import draw_card_number
 from kantis.core.admission import Warrant
+from kantis.db.cluster import APP
+from kantis.db.connect import open_pool
 from kantis.db.programmes import Store
 from kantis.operations import cards, publishing
 from kantis.operations.limits import Limits
@@ -254,15 +256,20 @@ def test_the_operator_is_told_once_who_guesses_and_no_number(
 
 
 def test_wrong_tokens_are_limited_and_the_right_one_is_let_in(
-    pool: ConnectionPool,
+    fresh_database: Callable[[str], str],
+    set_up_shop: Callable[[str], None],
     serving: Callable[[ASGI], AbstractContextManager[str]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with pool.connection() as connection:
-        connection.execute("DELETE FROM miss WHERE asker LIKE 'address/%'")
+    # A database of its own: all tests of a process come from one address.
+    set_up_shop(fresh_database(APP))
     started = datetime.now(UTC)
     limits = Limits(wrong_tokens_per_minute=5)
-    with serving(build_asgi(pool, {"api"}, limits)) as url, httpx.Client(base_url=url) as client:
+    with (
+        open_pool(fresh_database(APP)) as pool,
+        serving(build_asgi(pool, {"api"}, limits)) as url,
+        httpx.Client(base_url=url) as client,
+    ):
         path = f"/v1/cards/{KNOWN}"
         answers = [
             client.get(path, headers={"Authorization": f"Bearer {uuid4()}"}) for _ in range(8)
