@@ -475,6 +475,35 @@ def till_add(
         console.print(_new_token(connection, name, store, label, staff=staff), soft_wrap=True)
 
 
+@till_app.command("list")
+def till_list(
+    programme: Annotated[str, typer.Option(help="The programme.")] = "",
+) -> None:
+    """List the tills and desks that were let in; tokens are shown by `kantis till add` only."""
+    with _database() as connection:
+        name = Path(programme).name or _only_programme(connection)
+        found = publishing.list_tills(connection, programme=name)
+    console.print(terminal.tills(found))
+
+
+@till_app.command("revoke")
+def till_revoke(
+    store: Annotated[str, typer.Argument(help="The till's store.")],
+    label: Annotated[str, typer.Option(help="What the till is called.")],
+    programme: Annotated[str, typer.Option(help="The programme.")] = "",
+) -> None:
+    """Let a till or desk in no more, at once: every token of this label in the store."""
+    with _database() as connection:
+        name = Path(programme).name or _only_programme(connection)
+        revoked = publishing.revoke_till(
+            connection, programme=name, store=store, label=label, at=_now()
+        )
+    tokens = f"{revoked} token{'s' * (revoked != 1)} of {label!r} revoked"
+    console.print(f"{name}: {store}: {tokens}", markup=False, soft_wrap=True)
+    if not revoked:
+        raise typer.Exit(1)
+
+
 def _new_token(
     connection: psycopg.Connection, programme: str, store: str, label: str, *, staff: bool = False
 ) -> str:

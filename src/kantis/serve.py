@@ -17,6 +17,7 @@ from kantis.api.app import build_app
 from kantis.db.connect import EVERY_PROGRAMME, check_server, connect, open_pool, passes_by_guards
 from kantis.db.schema import missing
 from kantis.jobs import build_jobs
+from kantis.operations.limits import Limits
 from kantis.settings import Settings
 from kantis.site.app import Site
 
@@ -64,20 +65,23 @@ def serve(settings: Settings, parts: Collection[str] = PARTS) -> None:
         open_pool(url, size=2, sees=EVERY_PROGRAMME) as operators,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_run(listening, frozenset(parts), url, tills=tills, operators=operators))
+        pools = {"tills": tills, "operators": operators}
+        runner.run(_run(listening, frozenset(parts), url, settings.limits, **pools))
 
 
-def build_asgi(pool: ConnectionPool, parts: Collection[str] = PARTS) -> ASGI:
+def build_asgi(
+    pool: ConnectionPool, parts: Collection[str] = PARTS, limits: Limits | None = None
+) -> ASGI:
     """Send `/v1` and `/docs` to the API and all else to people's pages.
 
     A mount of either framework would rewrite the paths and answer the other's errors.
     """
     if "site" not in parts:
-        return build_app(pool)
+        return build_app(pool, limits)
     site = Site(pool)
     if "api" not in parts:
         return site
-    api = build_app(pool)
+    api = build_app(pool, limits)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
         first = str(scope["path"]).split("/")[1:2]
@@ -104,6 +108,7 @@ async def _run(
     listening: socket.socket | None,
     parts: frozenset[str],
     url: str,
+    limits: Limits,
     *,
     tills: ConnectionPool,
     operators: ConnectionPool,
@@ -113,7 +118,7 @@ async def _run(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with asyncio.TaskGroup() as running:
         if listening is not None:
-            running.create_task(_answer(listening, build_asgi(tills, parts), stop))
+            running.create_task(_answer(listening, build_asgi(tills, parts, limits), stop))
         if "worker" in parts:
             running.create_task(_work(url, operators, stop))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from kantis.db.cluster import OWNER, Cluster
+from kantis.operations.limits import Limits
 
 
 class Settings(Struct, frozen=True):
@@ -21,6 +22,7 @@ class Settings(Struct, frozen=True):
     owner_url: str
     host: str
     port: int
+    limits: Limits = Limits()
 
     @property
     def is_embedded(self) -> bool:
@@ -57,4 +59,20 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         owner_url=environment.get("KANTIS_OWNER_URL", ""),
         host=environment.get("KANTIS_HOST") or "127.0.0.1",
         port=int(environment.get("KANTIS_PORT") or 8000),
+        limits=_read_limits(environment),
+    )
+
+
+def _read_limits(environment: Mapping[str, str]) -> Limits:
+    usual = Limits()
+    return Limits(
+        unknown_cards_per_minute=int(
+            environment.get("KANTIS_UNKNOWN_CARDS_PER_MINUTE") or usual.unknown_cards_per_minute
+        ),
+        unknown_cards_per_hour=int(
+            environment.get("KANTIS_UNKNOWN_CARDS_PER_HOUR") or usual.unknown_cards_per_hour
+        ),
+        wrong_tokens_per_minute=int(
+            environment.get("KANTIS_WRONG_TOKENS_PER_MINUTE") or usual.wrong_tokens_per_minute
+        ),
     )

@@ -12,6 +12,7 @@ from rich.text import Text
 from kantis.core.receipt import Line, Receipt
 from kantis.core.terms import Terms
 from kantis.core.totals import Totals
+from kantis.db.programmes import KnownToken
 from kantis.operations.explaining import Explanation
 
 MINOR = 100
@@ -110,6 +111,18 @@ def months(totals: Totals, terms: Terms) -> Table | None:
             *(f"{have.get(tier.name, 0):,}" for tier in terms.tier),
             *(amount_of(terms, unit)(moved.get(unit, 0)) for unit in units),
         )
+    return table
+
+
+def tills(known: Iterable[KnownToken]) -> Table:
+    """Give who was let in, and who is no more: one line a token."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("store", "label", "kind", "since", "revoked"):
+        table.add_column(heading, no_wrap=True)
+    for one in known:
+        revoked = "" if one.revoked_at is None else f"{one.revoked_at:%Y-%m-%d %H:%M}"
+        label = Text(one.label)
+        table.add_row(one.store, label, one.kind, f"{one.created_at:%Y-%m-%d %H:%M}", revoked)
     return table
 
 

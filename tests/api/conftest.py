@@ -20,6 +20,7 @@ from kantis.db.cluster import APP
 from kantis.db.connect import EVERY_PROGRAMME, connect, open_pool
 from kantis.db.programmes import Store
 from kantis.operations import members, publishing
+from kantis.operations.limits import Limits
 from kantis.serve import ASGI, build_asgi
 
 
@@ -35,6 +36,11 @@ class Server(Protocol):
 PROGRAMMES = Path(__file__).parents[2] / "programmes"
 ORGANIZATION = "974760673"
 """A Norwegian organization number that is in order."""
+
+NO_LIMITS = Limits(
+    unknown_cards_per_minute=10**9, unknown_cards_per_hour=10**9, wrong_tokens_per_minute=10**9
+)
+"""All tests of a process share tokens and an address; those of limits have servers of their own."""
 
 TOKENS = {"alltid": "till-alltid", "kplussa": "till-kplussa", "coop": "till-coop"}
 CARDS = {"alltid": "7000000000001", "kplussa": "7000000000002", "coop": "7000000000003"}
@@ -117,7 +123,7 @@ def pool(shop_url: str) -> Iterator[ConnectionPool]:
 
 @pytest.fixture(scope="session")
 def base_url(shop_url: str) -> Iterator[str]:
-    with open_pool(shop_url) as tills, served(build_asgi(tills)) as url:
+    with open_pool(shop_url) as tills, served(build_asgi(tills, limits=NO_LIMITS)) as url:
         yield url
 
 

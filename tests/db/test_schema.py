@@ -15,6 +15,7 @@ REFERENCE_TABLES = {
     "refused": "a refusal has no account to lie with: the key may be another's",
     "seal": "one row for all accounts, sealed off the hot path",
     "stray": "stands for no account yet",
+    "miss": "counts askers, who asked for what there is not",
     "request": "its key is used before there is an account",
 }
 """Tables whose keys don't hold `account_id`, and why."""

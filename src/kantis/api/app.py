@@ -9,6 +9,7 @@ from kantis.api import desks, docs, tills
 from kantis.api.access import let_in, till_of
 from kantis.api.problems import answer_problem
 from kantis.api.wire import BODY_BYTES_MAX, Strict
+from kantis.operations.limits import Limits
 
 HANDLERS = (
     tills.quote_receipt,
@@ -34,8 +35,11 @@ HANDLERS = (
 )
 
 
-def build_app(pool: ConnectionPool) -> Litestar:
-    """Build the API on a pool, which stays the caller's to close. It needs no lifespan."""
+def build_app(pool: ConnectionPool, limits: Limits | None = None) -> Litestar:
+    """Build the API on a pool, which stays the caller's to close. It needs no lifespan.
+
+    Without `limits` the usual ones hold.
+    """
     app = Litestar(
         route_handlers=[
             Router(
@@ -51,7 +55,7 @@ def build_app(pool: ConnectionPool) -> Litestar:
         openapi_config=docs.openapi(),
         exception_handlers={Exception: answer_problem},
         request_max_body_size=BODY_BYTES_MAX,
-        state=State({"pool": pool}),
+        state=State({"pool": pool, "limits": limits or Limits()}),
         logging_config=None,
     )
     docs.finish(app.openapi_schema)

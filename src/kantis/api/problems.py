@@ -90,10 +90,11 @@ class Fault(Exception):
     status: ClassVar[int]
     way_out: ClassVar[str]
 
-    def __init__(self, detail: str, **fields: object) -> None:
-        """Keep what was wrong, and where."""
+    def __init__(self, detail: str, *, retry_after: int = 0, **fields: object) -> None:
+        """Keep what was wrong, where, and after how many seconds it may be otherwise."""
         super().__init__(detail)
         self.detail = detail
+        self.retry_after = retry_after
         self.fields = fields
 
 
@@ -153,6 +154,22 @@ class Malformed(Fault):
     way_out = "Mend what `path` names; /docs has the form."
 
 
+class TooManyUnknownCards(Fault):
+    """This token, or its store, has asked for too many cards that there are not."""
+
+    code = "too-many-unknown-cards"
+    status = 429
+    way_out = "Ask again after `Retry-After` seconds; receipts and returns are taken meanwhile."
+
+
+class TooManyWrongTokens(Fault):
+    """Too many wrong tokens came from this address."""
+
+    code = "too-many-wrong-tokens"
+    status = 429
+    way_out = "Send the right token: it is let in at any time."
+
+
 class InternalError(Fault):
     """Something went wrong in Kantis."""
 
@@ -189,6 +206,7 @@ PROBLEMS = {
         409: "What happened before, or another step first, keeps this from being done",
         413: "The body is larger than 1 MiB",
         422: "The form or the terms do not allow this content",
+        429: "Too many unknown cards or wrong tokens; ask again after `Retry-After` seconds",
         503: "The database does not answer; send the same again after `Retry-After` seconds",
     }.items()
 }
@@ -235,7 +253,8 @@ def _reason(error: Exception) -> tuple[Refusal | Fault, Mapping[str, str]]:
         case TokenUnknown():
             return error, {"WWW-Authenticate": 'Bearer realm="kantis"'}
         case Refusal() | Fault():
-            return error, {}
+            seconds = error.retry_after if isinstance(error, Fault) else 0
+            return error, {"Retry-After": f"{seconds}"} if seconds else {}
         case ValidationException():
             return _malformed(error), {}
         case HTTPException() if fault := _OF_STATUS.get(error.status_code):

@@ -1,23 +1,35 @@
 """What tills ask: quotes, receipts, returns, holds and what a card is."""
 
 from collections.abc import Sequence
-from hashlib import sha256
 from itertools import islice
 from typing import Annotated
 
+import msgspec
 import psycopg
 from litestar import Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body, FromPath, HeaderParameter, JSONBody
 from msgspec import Raw, Struct
 
-from kantis.api.access import Asker, Till, moment, now
+from kantis.api.access import Asker, Till, is_miss, moment, now, too_many
 from kantis.api.problems import KEY_HEADER, PROBLEMS, Fault, Malformed, encode, problem_of
 from kantis.api.wire import NDJSON, HoldAsked, Lines, ReleaseAsked, card_in, hold_in
 from kantis.core.answers import Answer
 from kantis.core.events import Held, Released
 from kantis.core.receipt import Receipt, Return
-from kantis.core.refusals import CardNotUsable, Refusal
+from kantis.core.refusals import (
+    AmountsDoNotAddUp,
+    CardNotUsable,
+    CurrencyUnknown,
+    ReceiptDiffers,
+    Refusal,
+    ReturnedMoreThanBought,
+    SaleUnknown,
+    StoreNotYours,
+    StoreUnknown,
+    TermsNotInForce,
+    TimeImpossible,
+)
 from kantis.operations.lookup import CardShown, look_at_card
 from kantis.operations.sales import Recorded, quote, record_receipts, record_returns
 from kantis.operations.spending import hold as set_aside
@@ -37,6 +49,23 @@ IdempotencyKey = Annotated[
 
 TAGS = ["tills"]
 
+OF_THE_DOCUMENT = (
+    AmountsDoNotAddUp,
+    CurrencyUnknown,
+    ReceiptDiffers,
+    ReturnedMoreThanBought,
+    SaleUnknown,
+    StoreNotYours,
+    StoreUnknown,
+    TermsNotInForce,
+    TimeImpossible,
+)
+"""Refusals that say nothing of the card; the others are not told to whom has guessed too often."""
+
+Said = Recorded | Refusal | Fault
+
+_read_answer = msgspec.json.Decoder(Answer).decode
+
 
 class Hold(Struct, frozen=True):
     """An amount set aside: a payment names `hold_id` to capture it."""
@@ -48,7 +77,7 @@ class Hold(Struct, frozen=True):
 @post("/quotes", status_code=200, sync_to_thread=True, responses=PROBLEMS, tags=TAGS)
 def quote_receipt(data: JSONBody[Receipt], till: Asker) -> Answer:
     """Say what a receipt would earn. Nothing is written."""
-    till.check_store(data.store)
+    _check_own(till, data)
     return till.ask(lambda c: quote(c, programme=till.programme, receipt=data, now=now()))
 
 
@@ -94,7 +123,7 @@ def book_batch(
     while chunk := list(islice(receipts, CHUNK)):
         results = _record(till, [receipt for _, receipt in chunk])
         for (index, _), result in zip(chunk, results, strict=True):
-            if isinstance(result, Refusal):
+            if isinstance(result, (Refusal, Fault)):
                 answers[index] = encode(problem_of(result))
             else:
                 answers[index] = bytes(result.answer)
@@ -112,21 +141,18 @@ def book_batch(
 def book_return(data: JSONBody[Return], till: Asker) -> Response[Raw]:
     """Book a return, once for ever; one that comes before its sale waits for it."""
     till.check_store(data.store)
-    return _answer(
-        till.ask(
-            lambda c: record_returns(
-                c, programme=till.programme, returns=[data], now=now(), warrant=till.warrant()
-            )
+    recorded = till.ask(
+        lambda c: record_returns(
+            c, programme=till.programme, returns=[data], now=now(), warrant=till.warrant()
         )
     )
+    return _answer(_told(till, recorded))
 
 
 @post("/holds", status_code=200, sync_to_thread=True, responses=PROBLEMS, tags=TAGS)
 def hold(data: JSONBody[HoldAsked], till: Asker, idempotency_key: IdempotencyKey) -> Hold:
     """Set an amount aside until a receipt captures it, it is released or runs out."""
-    at, key = moment(data.at), till.own(idempotency_key)
-    # Drawn from the key, so that a repeated request names the same hold.
-    hold_id = sha256(f"{till.programme}/{key}".encode()).hexdigest()[:32]
+    at, key, hold_id = moment(data.at), till.own(idempotency_key), till.hold_id(idempotency_key)
 
     def book(connection: psycopg.Connection) -> Answer:
         card = look_at_card(connection, programme=till.programme, number=data.card, at=now())
@@ -175,6 +201,7 @@ def capture_hold(hold_id: FromPath[str], data: JSONBody[Receipt], till: Asker) -
 def release_hold(hold_id: FromPath[str], data: JSONBody[ReleaseAsked], till: Asker) -> Answer:
     """Let a hold go."""
     at, hold_id = moment(data.at), hold_in(hold_id)
+    till.check_hold(hold_id)
 
     def book(connection: psycopg.Connection) -> Answer:
         card = look_at_card(connection, programme=till.programme, number=data.card, at=now())
@@ -197,13 +224,13 @@ def show_card(number: FromPath[str], till: Asker) -> CardShown:
     )
 
 
-def _record(till: Till, receipts: Sequence[Receipt]) -> list[Recorded | Refusal]:
-    """Book receipts of the token's own store; refuse the others."""
+def _record(till: Till, receipts: Sequence[Receipt]) -> list[Said]:
+    """Book receipts of the token's own store, paid with its own holds; refuse the others."""
     results: dict[int, Recorded | Refusal] = {}
     own: list[Receipt] = []
     for index, receipt in enumerate(receipts):
         try:
-            till.check_store(receipt.store)
+            _check_own(till, receipt)
         except Refusal as refusal:
             results[index] = refusal
         else:
@@ -217,13 +244,44 @@ def _record(till: Till, receipts: Sequence[Receipt]) -> list[Recorded | Refusal]
         if own
         else []
     )
-    return [results.get(index) or next(recorded) for index in range(len(receipts))]
+    return _told(till, [results.get(index) or next(recorded) for index in range(len(receipts))])
 
 
-def _answer(results: Sequence[Recorded | Refusal]) -> Response[Raw]:
+def _check_own(till: Till, receipt: Receipt) -> None:
+    """Check that a receipt is of the token's own store, and so are the holds that pay for it."""
+    till.check_store(receipt.store)
+    for tender in receipt.tenders:
+        if tender.hold:
+            till.check_hold(tender.hold)
+
+
+def _told(till: Till, results: Sequence[Recorded | Refusal]) -> list[Said]:
+    """Give what may be told of what was done, which is nothing of cards after too many guesses.
+
+    What was booked stays booked, and its answer is kept: sent again later, it is given.
+    """
+    if till.untold_until is None and (misses := sum(map(_is_miss, results))):
+        till.count_misses(misses)
+    if (until := till.untold_until) is None:
+        return list(results)
+    said: list[Said] = []
+    for result in results:
+        if isinstance(result, Recorded):
+            key = _read_answer(result.answer).key
+            said.append(Recorded(Raw(msgspec.json.encode(Answer(key=key)))))
+        else:
+            said.append(result if isinstance(result, OF_THE_DOCUMENT) else too_many(until))
+    return said
+
+
+def _is_miss(result: Recorded | Refusal) -> bool:
+    return is_miss(_read_answer(result.answer) if isinstance(result, Recorded) else result)
+
+
+def _answer(results: Sequence[Said]) -> Response[Raw]:
     """Answer one document with the bytes that are kept of its first answer."""
     (result,) = results
-    if isinstance(result, Refusal):
+    if isinstance(result, (Refusal, Fault)):
         raise result
     headers = {"Idempotency-Replayed": "true"} if result.replayed else {}
     return Response(result.answer, media_type="application/json", headers=headers)

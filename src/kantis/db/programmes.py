@@ -25,17 +25,35 @@ class Store(Struct, frozen=True):
 class Token(Struct, frozen=True):
     """What a token lets its bearer do: speak for one store of one programme.
 
-    A `till` asks what tills ask; `staff` at a desk also enrol, grant and end.
+    A `till` asks what tills ask; `staff` at a desk also enrol, grant and end. `asker` is what its
+    misses are counted by; until `untold_until` it is told nothing of cards, having guessed too
+    often (`kantis.operations.limits`).
     """
 
     programme: str
     store: str
     label: str
     kind: str
+    asker: str
+    untold_until: datetime | None = None
+
+
+class KnownToken(Struct, frozen=True):
+    """What may be shown of a token: whose it is and how long it was good. Never its hash."""
+
+    programme: str
+    store: str
+    label: str
+    kind: str
+    created_at: datetime
+    revoked_at: datetime | None
 
 
 HOLD = 1
 """The kind of advisory lock that `hold_still` and publishing share."""
+
+ASKER_DIGITS = 16
+"""How much of a token's hash tells it from others."""
 
 _cache: dict[str, tuple[tuple[object, ...], Programme]] = {}
 """Programmes made ready, by name, with what they were made from.
@@ -216,11 +234,44 @@ def add_token(
     )
 
 
-def find_token(connection: psycopg.Connection, token_hash: bytes) -> Token | None:
-    """Give what a token stands for, if it is known and not revoked."""
+def find_token(connection: psycopg.Connection, token_hash: bytes, *, at: datetime) -> Token | None:
+    """Give what a token stands for, if it is known and not revoked.
+
+    Whether it has guessed too often is read along: a question of its own would cost as much as
+    the token's.
+    """
+    asker = f"token/{token_hash.hex()[:ASKER_DIGITS]}"
     row = connection.execute(
-        "SELECT programme, store, label, kind FROM till_token"
-        " WHERE token_hash = %s AND revoked_at IS NULL",
-        [token_hash],
+        "SELECT programme, store, label, kind, %(asker)s,"
+        " (SELECT max(ends_at) FROM miss WHERE ends_at > %(at)s AND misses >= allowed"
+        " AND asker IN (%(asker)s, concat('store/', programme, '/', store)))"
+        " FROM till_token WHERE token_hash = %(hash)s AND revoked_at IS NULL",
+        {"asker": asker, "at": at, "hash": token_hash},
     ).fetchone()
     return None if row is None else Token(*row)
+
+
+def store_asker(programme: str, store: str) -> str:
+    """Give what the misses of all tills of a store are counted by, as `find_token` does."""
+    return f"store/{programme}/{store}"
+
+
+def tokens(connection: psycopg.Connection, programme: str) -> list[KnownToken]:
+    """Give a programme's tokens, those revoked too, by store."""
+    rows = connection.execute(
+        "SELECT programme, store, label, kind, created_at, revoked_at FROM till_token"
+        " WHERE programme = %s ORDER BY store, created_at, label",
+        [programme],
+    ).fetchall()
+    return [KnownToken(*row) for row in rows]
+
+
+def revoke_tokens(
+    connection: psycopg.Connection, *, programme: str, store: str, label: str, at: datetime
+) -> int:
+    """Revoke the tokens of a store's till; give how many were good until now."""
+    return connection.execute(
+        "UPDATE till_token SET revoked_at = %s"
+        " WHERE programme = %s AND store = %s AND label = %s AND revoked_at IS NULL",
+        [at, programme, store, label],
+    ).rowcount

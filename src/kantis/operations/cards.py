@@ -139,7 +139,7 @@ def replace_card(
         old = _find(connection, programme, number)
         account_id = account_at(old, at=at)
         if account_id is None:
-            raise CardNotUsable(card=number, why="not-yet-issued")
+            raise CardUnknown(card=number)
         accounts.lock_one(connection, programme, account_id)
         # Read again under the lock: another desk may have replaced it meanwhile.
         if (before := _find(connection, programme, number).replaced_by) is not None:

@@ -11,6 +11,9 @@ from kantis.core.refusals import CardUnknown
 from kantis.core.step import caught_up
 from kantis.db import accounts, programmes
 
+NO_ACCOUNT = 0
+"""An account that never is."""
+
 
 class CardShown(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A card and where its account stands; no name. `why_not` is why it does not work now."""
@@ -39,9 +42,11 @@ def look_at_card(
         terms = programmes.load(connection, programme)
         card = accounts.cards(connection, programme, [number]).get(number)
         account_id = None if card is None else account_at(card, at=at)
+        # Also for no account: a card that there is not is looked for as long as one that is.
+        found = accounts.read(connection, [account_id or NO_ACCOUNT])
         if card is None or account_id is None:
             raise CardUnknown(card=number)
-        account = accounts.one(connection, programme, account_id)
+        account = found[account_id]
     standing, decision = caught_up(terms, account.standing, at=at)
     seen = answer_of("", decision, standing)
     why_not = why_not_usable(terms.terms_at(at), card, at=at)

@@ -7,9 +7,10 @@ from typing import Literal
 import psycopg
 
 from kantis.core.programme import Programme
+from kantis.core.refusals import StoreUnknown
 from kantis.core.terms_text import read_terms
 from kantis.db import programmes
-from kantis.db.programmes import Store
+from kantis.db.programmes import KnownToken, Store
 
 
 def publish_terms(connection: psycopg.Connection, *, source: str, at: datetime, by: str) -> bool:
@@ -63,4 +64,26 @@ def add_till(
             label=label,
             kind=kind,
             at=at,
+        )
+
+
+def list_tills(connection: psycopg.Connection, *, programme: str) -> list[KnownToken]:
+    """Give which tills and desks were let in, also those whose token was revoked."""
+    with connection.transaction():
+        programmes.load(connection, programme)
+        return programmes.tokens(connection, programme)
+
+
+def revoke_till(
+    connection: psycopg.Connection, *, programme: str, store: str, label: str, at: datetime
+) -> int:
+    """Let a till or desk in no more, at once; give how many tokens it had.
+
+    :raises StoreUnknown:
+    """
+    with connection.transaction():
+        if not programmes.stores(connection, programme, [store]):
+            raise StoreUnknown(store=store)
+        return programmes.revoke_tokens(
+            connection, programme=programme, store=store, label=label, at=at
         )

@@ -389,11 +389,11 @@ def _account_of(
     card = cards.get(receipt.card)
     if card is None or programme.is_before(receipt.at):
         return None, "card-unknown"
+    if (account_id := account_at(card, at=receipt.at)) is None:
+        return None, "card-unknown"
     terms = programme.on(programme.day(receipt.at)).terms
-    if nothing := why_not_usable(terms, card, at=receipt.at):
-        return None, nothing
-    account_id = account_at(card, at=receipt.at)
-    return account_id, "" if account_id is not None else "card-unknown"
+    nothing = why_not_usable(terms, card, at=receipt.at)
+    return (None, nothing) if nothing else (account_id, "")
 
 
 def _after_its_holds(sale: Sale, standing: Standing) -> Sale:
