@@ -3,6 +3,7 @@
 import gc
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from kantis.core.refusals import Refusal, TermsNotInForce
 from kantis.core.replay import replay as fold_all
 from kantis.core.toml_text import TextFaulty
 from kantis.core.totals import Totals
+from kantis.db import backup as backups
 from kantis.db import programmes, reports
 from kantis.db.cluster import ClusterError
 from kantis.db.connect import UnsafeServer, check_server, connect, open_pool
@@ -72,6 +74,7 @@ SAID = (
     UnsafeServer,
     demonstration.NotTaken,
     background.ServerDown,
+    backups.BackupRefused,
     duckdb.Error,
     OSError,
 )
@@ -302,21 +305,23 @@ def audit(
     quick: Annotated[bool, typer.Option("--quick", help="Without folding histories.")] = False,
 ) -> None:
     """Prove the books: transfers balance, lots and balances follow, standing is the fold."""
-    wrong = 0
     with _database() as connection:
-        for finding in auditing.audit_books(connection):
-            wrong += _print_finding(finding.check, finding.wrong)
-        for name in () if quick else programmes.names(connection):
-            accounts = list(auditing.accounts_of(connection, programme=name))
-            found: list[str] = []
-            with _progress(f"folding {name} again", len(accounts)) as advance:
-                for account_id in accounts:
-                    found += auditing.audit_account(
-                        connection, programme=name, account_id=account_id
-                    )
-                    advance(1)
-            check = f"every standing of {name} is the fold of its history ({len(accounts):,})"
-            wrong += _print_finding(check, tuple(found))
+        _prove(connection, quick=quick)
+
+
+def _prove(connection: psycopg.Connection, *, quick: bool) -> None:
+    wrong = 0
+    for finding in auditing.audit_books(connection):
+        wrong += _print_finding(finding.check, finding.wrong)
+    for name in () if quick else programmes.names(connection):
+        accounts = list(auditing.accounts_of(connection, programme=name))
+        found: list[str] = []
+        with _progress(f"folding {name} again", len(accounts)) as advance:
+            for account_id in accounts:
+                found += auditing.audit_account(connection, programme=name, account_id=account_id)
+                advance(1)
+        check = f"every standing of {name} is the fold of its history ({len(accounts):,})"
+        wrong += _print_finding(check, tuple(found))
     if wrong:
         raise typer.Exit(1)
     console.print("The books are right.")
@@ -365,6 +370,43 @@ def suspend(
             warrant=Warrant(actor, reason, approved_by),
         )
     console.print(f"{programme}: no redemption from {start.date()} until {end.date()}")
+
+
+# --- backups -------------------------------------------------------------------------------
+
+
+@app.command("backup")
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+) -> None:
+    """Write a backup of the books to a new folder, while tills go on booking."""
+    settings = read_settings()
+    settings.database()
+    # Ended politely, as by `timeout`, it tidies up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    started = time.perf_counter()
+    manifest = backups.take(settings.keeper(), folder, at=_now())
+    seconds = time.perf_counter() - started
+    terminal.show(console, terminal.backup(manifest, title=str(folder)))
+    console.print(f"Backed up in {seconds:.1f} s.")
+
+
+@app.command("restore")
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A folder that `kantis backup` made.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Audit without folding.")] = False,
+) -> None:
+    """Put a backup into an empty database, say what it holds, and prove the books."""
+    manifest = backups.check(folder)
+    settings = read_settings()
+    settings.database()
+    backups.restore(
+        folder, manifest, owner_url=settings.owner(), has_app_role=settings.has_app_role
+    )
+    backups.compare(settings.keeper(), manifest)
+    terminal.show(console, terminal.backup(manifest, title=f"restored from {folder}"))
+    with _database() as connection:
+        _prove(connection, quick=quick)
 
 
 # --- stores and tills ----------------------------------------------------------------------
