@@ -52,6 +52,7 @@ WHERE {OURS} AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = t.oid AND depty
 UNION ALL
 SELECT typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
 WHERE {OURS} AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = t.oid AND deptype = 'e')
+ORDER BY 1
 """  # noqa: S608 - no parameters
 """Tables, functions and types that stand in the way of a restore; an extension's do not."""
 
@@ -355,7 +356,7 @@ def _check_target(
     place = _place(connection)
     if things := connection.execute(THINGS).fetchall():
         raise BackupRefused(
-            f"{place} is not empty: there is {things[0][0]} in it. Restore into an empty one: let"
+            f"{place} is not empty: {things[0][0]} is in it. Restore into an empty one: let"
             " KANTIS_DATA_DIR name a new folder, or KANTIS_DATABASE_URL a new database."
         )
     if connection.info.server_version // 10_000 < manifest.server_version // 10_000:
