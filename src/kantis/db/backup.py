@@ -44,13 +44,11 @@ WHERE relkind IN ('r', 'p') AND {OURS} ORDER BY 1, 2
 """  # noqa: S608 - no parameters
 
 THINGS = f"""
-SELECT relname FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
-WHERE {OURS} AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = t.oid AND deptype = 'e')
-UNION ALL
-SELECT proname FROM pg_proc t JOIN pg_namespace n ON n.oid = t.pronamespace
-WHERE {OURS} AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = t.oid AND deptype = 'e')
-UNION ALL
-SELECT typname FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+SELECT name FROM (
+    SELECT oid, relname AS name, relnamespace AS space FROM pg_class
+    UNION ALL SELECT oid, proname, pronamespace FROM pg_proc
+    UNION ALL SELECT oid, typname, typnamespace FROM pg_type WHERE typcategory <> 'A'
+) t JOIN pg_namespace n ON n.oid = space
 WHERE {OURS} AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = t.oid AND deptype = 'e')
 ORDER BY 1
 """  # noqa: S608 - no parameters
