@@ -449,7 +449,7 @@ def test_a_backup_that_is_cut_off_is_whole_or_not_there(
             "backup",
             folder,
             begun=lambda: any(reachable_directory.iterdir()),
-            after=chance.uniform(0, 0.6),
+            after=chance.uniform(0, 1.5),
             by=by,
         )
         if folder.exists():
