@@ -4,6 +4,7 @@ import gc
 import os
 import re
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from kantis.core.refusals import Refusal, TermsNotInForce
 from kantis.core.replay import replay as fold_all
 from kantis.core.toml_text import TextFaulty
 from kantis.core.totals import Totals
+from kantis.db import backup as backups
 from kantis.db import programmes, reports
 from kantis.db.cluster import ClusterError
 from kantis.db.connect import EVERY_PROGRAMME, UnsafeServer, check_server, connect, open_pool
@@ -75,6 +77,7 @@ SAID = (
     UnsafeServer,
     demonstration.NotTaken,
     background.ServerDown,
+    backups.BackupRefused,
     duckdb.Error,
     OSError,
 )
@@ -306,34 +309,22 @@ def audit(
     kept: Annotated[str, typer.Option("--seal", help="A seal that was kept elsewhere.")] = "",
 ) -> None:
     """Prove the books: transfers balance, lots and balances follow, standing is the fold."""
-    wrong = 0
     with _database() as connection:
-        if kept:
-            if not re.fullmatch(r"[0-9]{1,18}:[0-9a-f]{64}", kept):
-                raise typer.BadParameter("write it as `kantis seal` prints it", param_hint="--seal")
-            finding = auditing.check_seal(connection, kept)
-            wrong += _print_finding(finding.check, finding.wrong)
-        for finding in auditing.audit_books(connection):
-            wrong += _print_finding(finding.check, finding.wrong)
-        for name in () if quick else programmes.names(connection):
-            accounts = list(auditing.accounts_of(connection, programme=name))
-            found: list[str] = []
-            events, started = 0, time.perf_counter()
-            with _progress(f"folding {name} again", len(accounts)) as advance:
-                while some := accounts[: auditing.ACCOUNTS_AT_ONCE]:
-                    differing, folded = auditing.audit_accounts(
-                        connection, programme=name, account_ids=some
-                    )
-                    found += differing
-                    events += folded
-                    del accounts[: len(some)]
-                    advance(len(some))
-            rate = round(events / (time.perf_counter() - started))
-            check = (
-                f"every standing of {name} is the fold of its history"
-                f" ({events:,} events, {rate:,} a second)"
-            )
-            wrong += _print_finding(check, tuple(found))
+        if kept and not re.fullmatch(r"[0-9]{1,18}:[0-9a-f]{64}", kept):
+            raise typer.BadParameter("write it as `kantis seal` prints it", param_hint="--seal")
+        _prove(connection, quick=quick, kept=kept)
+
+
+def _prove(connection: psycopg.Connection, *, quick: bool, kept: str = "") -> None:
+    wrong = 0
+    if kept:
+        finding = auditing.check_seal(connection, kept)
+        wrong += _print_finding(finding.check, finding.wrong)
+    for finding in auditing.audit_books(connection):
+        wrong += _print_finding(finding.check, finding.wrong)
+    for name in () if quick else programmes.names(connection):
+        finding = _fold_again(connection, name)
+        wrong += _print_finding(finding.check, finding.wrong)
     if wrong:
         raise typer.Exit(1)
     console.print("The books are right.")
@@ -345,6 +336,24 @@ def seal() -> None:
     with _database() as connection:
         latest = auditing.seal(connection, at=_now())
     console.print(str(latest or "Nothing was posted yet."), soft_wrap=True)
+
+
+def _fold_again(connection: psycopg.Connection, programme: str) -> auditing.Finding:
+    accounts = list(auditing.accounts_of(connection, programme=programme))
+    found: list[str] = []
+    events, started = 0, time.perf_counter()
+    with _progress(f"folding {programme} again", len(accounts)) as advance:
+        while some := accounts[: auditing.ACCOUNTS_AT_ONCE]:
+            differing, folded = auditing.audit_accounts(
+                connection, programme=programme, account_ids=some
+            )
+            found += differing
+            events += folded
+            del accounts[: len(some)]
+            advance(len(some))
+    rate = round(events / (time.perf_counter() - started))
+    check = f"every standing of {programme} is the fold of its history"
+    return auditing.Finding(f"{check} ({events:,} events, {rate:,} a second)", tuple(found))
 
 
 def _print_finding(check: str, wrong: tuple[str, ...]) -> int:
@@ -443,6 +452,43 @@ def waiting_dismiss(
             warrant=Warrant(actor, reason, approved_by),
         )
     console.print(f"{key}: dismissed", markup=False)
+
+
+# --- backups -------------------------------------------------------------------------------
+
+
+@app.command("backup")
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+) -> None:
+    """Write a backup of the books to a new folder, while tills go on booking."""
+    settings = read_settings()
+    settings.database()
+    # Ended politely, as by `timeout`, it tidies up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    started = time.perf_counter()
+    manifest = backups.take(settings.keeper(), folder, at=_now())
+    seconds = time.perf_counter() - started
+    terminal.show(console, terminal.backup(manifest, title=str(folder)))
+    console.print(f"Backed up in {seconds:.1f} s.")
+
+
+@app.command("restore")
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A folder that `kantis backup` made.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Audit without folding.")] = False,
+) -> None:
+    """Put a backup into an empty database, say what it holds, and prove the books."""
+    manifest = backups.check(folder)
+    settings = read_settings()
+    settings.database()
+    backups.restore(
+        folder, manifest, owner_url=settings.owner(), has_app_role=settings.has_app_role
+    )
+    backups.compare(settings.keeper(), manifest)
+    terminal.show(console, terminal.backup(manifest, title=f"restored from {folder}"))
+    with _database() as connection:
+        _prove(connection, quick=quick)
 
 
 # --- stores and tills ----------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from kantis.db.cluster import OWNER, Cluster
+from kantis.db.cluster import OWNER, SUPERUSER, Cluster
 from kantis.operations.limits import Limits
 
 
@@ -47,6 +47,15 @@ class Settings(Struct, frozen=True):
         if not self.is_embedded:
             return self.owner_url or self.database_url
         return self.cluster.url(OWNER)
+
+    def keeper(self) -> str:
+        """Give the database URL of the role that sees every row, for backups."""
+        return self.cluster.url(SUPERUSER) if self.is_embedded else self.owner()
+
+    @property
+    def has_app_role(self) -> bool:
+        """Tell whether the application connects as another role than the owner."""
+        return self.is_embedded or (bool(self.owner_url) and self.owner_url != self.database_url)
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:

@@ -1,7 +1,7 @@
 """What the terminal prints: figures in a form that people read."""
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 from rich import box
@@ -12,6 +12,7 @@ from rich.text import Text
 from kantis.core.receipt import Line, Receipt
 from kantis.core.terms import Terms
 from kantis.core.totals import Totals
+from kantis.db.backup import Manifest
 from kantis.db.programmes import KnownToken
 from kantis.operations.explaining import Explanation
 
@@ -213,6 +214,28 @@ def curl_lines(address: str, token: str, like: Receipt, *, now: datetime) -> lis
         f"  {post} {address}/v1/quotes\n",
         f"  {post} {address}/v1/receipts",
     ]
+
+
+def backup(manifest: Manifest, *, title: str) -> Table:
+    """Give what a backup holds as a table."""
+    held, version = manifest.held, manifest.server_version
+    table = Table(title=title, box=box.SIMPLE_HEAD, show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("Taken at", _instant(manifest.taken_at))
+    table.add_row("Receipts and returns", f"{held.receipts:,}")
+    table.add_row("Events", f"{held.rows['event']:,}")
+    table.add_row("Transfers", f"{held.rows['transfer']:,}")
+    table.add_row("Latest receipt", held.latest_receipt or "none")
+    if held.latest_recorded_at:
+        table.add_row("  recorded at", _instant(held.latest_recorded_at))
+    table.add_row("Size of the dump", f"{manifest.dump_bytes:,} bytes")
+    table.add_row("From", f"Kantis {manifest.kantis}, PostgreSQL {version // 10_000}")
+    return table
+
+
+def _instant(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(sep=" ", timespec="seconds")
 
 
 def show(console: Console, *things: Table | Text | None) -> None:

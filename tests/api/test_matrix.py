@@ -43,14 +43,15 @@ CODES = {
     "401": {"token-unknown"},
     "403 kind": {"not-for-this-token"},
     "403 store": {"store-not-yours"},
-    "404": {"card-unknown", "account-unknown", "not-found"},
+    "404": {"card-unknown", "account-unknown", "not-waiting", "not-found"},
     "409": {"hold-unknown"},
+    "409 more": {"returned-more-than-bought"},
     "422": {"may-not-join", "pooling-not-allowed"},
 }
 """What a word of the table stands for."""
 
-COUNTERS = ("miss", "django_", "procrastinate_")
-"""Tables that a "no" may touch: who guessed, and what runs beside."""
+COUNTERS = ("miss", "refused", "django_", "procrastinate_")
+"""Tables that a "no" may touch: who guessed, what was refused, and what runs beside."""
 
 
 def stated() -> dict[tuple[str, str], dict[str, str]]:
@@ -98,6 +99,7 @@ def test_a_look_up_that_is_limited_is_a_handler() -> None:
     assert WHO.keys() - LOOKUPS == {
         *("book_receipt", "book_batch", "book_return", "capture_hold"),
         *("enrol_member", "issue_card", "change_status", "end_membership", "open_balances"),
+        *("list_waiting", "accept_waiting", "dismiss_waiting"),
     }
 
 
@@ -157,6 +159,16 @@ class Shop:
         sale = self.a_sale()
         assert self.staff.post("/v1/receipts", json=sale).status_code == 200
         return return_of(sale)
+
+    def a_waiting_return(self) -> str:
+        """Let a return come before its sale and take back more than it: it waits for staff."""
+        sale = self.a_sale()
+        back = return_of(sale)
+        back["lines"] = [{"line": 1, "amount_minor": 10_001}]
+        kept = self.staff.post("/v1/returns", json=back).json()
+        assert kept["nothing"] == "sale-awaited"
+        assert self.staff.post("/v1/receipts", json=sale).status_code == 200
+        return str(kept["key"])
 
 
 def return_of(sale: Json) -> Json:
@@ -225,6 +237,13 @@ REQUESTS: dict[tuple[str, str], Callable[[Shop], Request]] = {
     ("POST", "/v1/cards/{number}/replace"): lambda shop: Request(
         f"/v1/cards/{shop.enrol()[1]}/replace", {}
     ),
+    ("GET", "/v1/waiting"): lambda _: Request("/v1/waiting"),
+    ("POST", "/v1/waiting/accept"): lambda shop: Request(
+        "/v1/waiting/accept", {"key": shop.a_waiting_return(), "reason": "late"}
+    ),
+    ("POST", "/v1/waiting/dismiss"): lambda shop: Request(
+        "/v1/waiting/dismiss", {"key": shop.a_waiting_return(), "reason": "twice"}
+    ),
     ("GET", "/docs"): lambda _: Request("/docs"),
     ("GET", "/docs/openapi.json"): lambda _: Request("/docs/openapi.json"),
     ("GET", "/docs/oauth2-redirect.html"): lambda _: Request("/docs/oauth2-redirect.html"),
@@ -246,6 +265,7 @@ COOP_REQUESTS: dict[tuple[str, str], Callable[[Shop], Request]] = {
 READS = {
     "/v1/quotes",
     "/v1/cards/{number}",
+    "/v1/waiting",
     *(path for _, path in MATRIX if path.startswith("/docs")),
 }
 """What changes nothing when it is answered."""

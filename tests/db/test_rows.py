@@ -55,6 +55,7 @@ FREE = {
     "receipt_key": "hashes",
     "refused": "hashes and codes",
     "seal": "hashes",
+    "miss": "counters",
 }
 """Tables whose rows every session sees, and why."""
 

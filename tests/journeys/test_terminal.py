@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from kantis.db.cluster import APP, OWNER
+from kantis.db.cluster import APP, OWNER, Cluster
 from kantis.db.connect import connect
 
 ROOT = Path(__file__).parents[2]
@@ -179,3 +179,34 @@ def test_a_token_is_printed_once_and_the_calendar_is_followed_on_demand(kantis: 
     kantis("store", "add", "store-1", "--chain", "food")
     assert len(kantis("till", "add", "store-1").stdout.strip()) == 43
     assert "0 accounts had something due" in kantis("tick", "--until", "2024-05-01").stdout
+
+
+def test_books_are_backed_up_and_move_to_the_embedded_server(
+    kantis: Kantis, environment: dict[str, str], reachable_directory: Path, tmp_path: Path
+) -> None:
+    assert kantis("demo", "--every", "400", "--no-serve").returncode == 0
+    folder, cluster = tmp_path / "backup", Cluster(reachable_directory / "data")
+    taken = kantis("backup", str(folder))
+    assert taken.returncode == 0, taken.stderr
+    report = figures(kantis("report", "kplussa", "--json"))
+
+    named = ("KANTIS_DATABASE_URL", "KANTIS_OWNER_URL")
+    elsewhere = {name: value for name, value in environment.items() if name not in named}
+    elsewhere["KANTIS_DATA_DIR"] = str(cluster.data_dir)
+    run = partial(
+        subprocess.run, cwd=ROOT, env=elsewhere, capture_output=True, text=True, check=False
+    )
+    try:
+        refused = run(command("restore", str(tmp_path)))
+        assert refused.returncode == 1
+        assert "is no whole backup" in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert not cluster.home.exists(), "no server was started for it"
+
+        restored = run(command("restore", str(folder)))
+        assert restored.returncode == 0, restored.stderr
+        assert f"{report['receipts']:,}" in restored.stdout
+        assert "The books are right." in restored.stdout
+        assert figures(run(command("report", "kplussa", "--json"))) == report
+    finally:
+        cluster.destroy()

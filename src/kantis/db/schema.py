@@ -29,13 +29,22 @@ def migrate(url: str) -> None:
 
 def missing(connection: psycopg.Connection) -> list[str]:
     """Name the migrations that a database lacks."""
+    return sorted(known() - applied(connection))
+
+
+def known() -> set[str]:
+    """Name all migrations that there are."""
     set_up_django()
-    wanted = MigrationLoader(None).disk_migrations
+    return {f"{app}.{name}" for app, name in MigrationLoader(None).disk_migrations}
+
+
+def applied(connection: psycopg.Connection) -> set[str]:
+    """Name the migrations that a database has had."""
     row = connection.execute("SELECT to_regclass('django_migrations') IS NOT NULL").fetchone()
-    applied: set[tuple[str, str]] = set()
-    if row is not None and row[0]:
-        applied |= set(connection.execute("SELECT app, name FROM django_migrations").fetchall())
-    return sorted(f"{app}.{name}" for app, name in wanted.keys() - applied)
+    if row is None or not row[0]:
+        return set()
+    rows = connection.execute("SELECT app, name FROM django_migrations").fetchall()
+    return {f"{app}.{name}" for app, name in rows}
 
 
 def set_up_django() -> None:
