@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from kantis.db.cluster import APP, OWNER, Cluster
 from kantis.db.connect import (
     MUST_BE_ON,
+    ImpatientConnection,
     UnsafeServer,
     check_server,
     connect,
@@ -107,3 +109,15 @@ def test_a_pool_replaces_a_connection_that_the_server_has_closed(
         with pool.connection() as connection:
             assert connection.info.backend_pid != pid
             assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_pool_gives_up_a_connection_on_which_nobody_answers(database_url: str) -> None:
+    with open_pool(database_url, size=1) as pool:
+        with pool.connection() as connection:
+            assert isinstance(connection, ImpatientConnection)
+            connection.patience = 0.2
+            with pytest.raises(psycopg.OperationalError, match="timeout"):
+                connection.execute("SELECT pg_sleep(5)")
+            assert connection.closed
+        with pool.connection() as another:
+            assert another.execute("SELECT 1").fetchone() == (1,)

@@ -2,11 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool
 
 Connection = psycopg.Connection[tuple[object, ...]]
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 12
+"""How long one statement of a till's request may go unanswered; longer than `lock_timeout`."""
+
+CHECK_SECONDS = 2
+"""The same for the question whether a connection taken from the pool still lives."""
+
+CONNECT_SECONDS = 5
+"""The same for a new connection; psycopg would wait for two minutes."""
 
 MUST_BE_ON = ("fsync", "full_page_writes", "synchronous_commit")
 """Without these an acknowledged receipt can be lost."""
@@ -20,11 +34,36 @@ EVERY_PROGRAMME = "*"
 """What an operator's session speaks for; a till's speaks for its own (`speaking_for`)."""
 
 
+class ImpatientConnection(psycopg.Connection[tuple[object, ...]]):
+    """A connection that is given up when the server leaves a statement unanswered for too long.
+
+    PostgreSQL's own timeouts are no help when all of it stands still, or the network swallows
+    what is sent: then nobody is there to keep them.
+    """
+
+    patience: float = ANSWER_SECONDS
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """Wait for the server, `patience` seconds at most.
+
+        :raises psycopg.OperationalError: the time is over; the connection is closed then, since
+            nobody knows whether the statement was carried out
+        """
+        try:
+            return super().wait(gen, interval, self.patience if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.info.transaction_status is TransactionStatus.ACTIVE:
+                self.pgconn.finish()
+            raise
+
+
 def open_pool(url: str, *, size: int = 8, sees: str = "") -> ConnectionPool:
     """Open a pool whose sessions run in UTC and give up on locks and statements in time.
 
-    They see no account until they speak for somebody, unless `sees` is `EVERY_PROGRAMME`.
-    A connection that the server has closed is noticed when it is taken, and replaced.
+    They see no account until they speak for somebody, unless `sees` is `EVERY_PROGRAMME`: those
+    are an operator's, whose work may take long. A connection that the server has closed is
+    noticed when it is taken, and replaced; one on which it does not answer a till any more is
+    given up.
     """
 
     def configure(connection: psycopg.Connection) -> None:
@@ -38,10 +77,11 @@ def open_pool(url: str, *, size: int = 8, sees: str = "") -> ConnectionPool:
         timeout=5,
         # Then the next request tries anew, instead of waiting out ever longer pauses.
         reconnect_timeout=5,
-        kwargs={"autocommit": True},
+        connection_class=psycopg.Connection if sees else ImpatientConnection,
+        kwargs={"autocommit": True, "connect_timeout": CONNECT_SECONDS},
         configure=configure,
         reset=lambda connection: _speak(connection, sees),
-        check=ConnectionPool.check_connection,
+        check=ConnectionPool.check_connection if sees else _check,
         open=True,
     )
 
@@ -97,6 +137,13 @@ def passes_by_guards(connection: psycopg.Connection) -> str:
         "SELECT rolname FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolbypassrls)"
     ).fetchone()
     return "" if row is None else str(row[0])
+
+
+def _check(connection: psycopg.Connection) -> None:
+    assert isinstance(connection, ImpatientConnection)
+    connection.patience = CHECK_SECONDS
+    ConnectionPool.check_connection(connection)
+    connection.patience = ANSWER_SECONDS
 
 
 def _configure(connection: psycopg.Connection) -> None:
