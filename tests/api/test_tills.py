@@ -367,3 +367,21 @@ def test_a_late_receipt_is_quoted_and_booked(till: httpx.Client, a_receipt: Make
     late = a_receipt(10_000, at=at.isoformat(), business_day=at.date().isoformat())
     assert till.post("/v1/quotes", json=late).json()["earned"] == {"bonus": 100}
     assert till.post("/v1/receipts", json=late).json()["earned"] == {"bonus": 100}
+
+
+def test_a_hold_asked_again_gets_its_first_answer_though_its_card_is_blocked_since(
+    till: httpx.Client, a_rich_member: Callable[[], tuple[int, str]]
+) -> None:
+    _, card = a_rich_member()
+    body = {"card": card, "unit": "bonus", "amount": 100, "proof": "staff"}
+    headers = {"Idempotency-Key": str(uuid4())}
+    first = till.post("/v1/holds", json=body, headers=headers)
+    assert first.status_code == 200
+    assert till.post(f"/v1/cards/{card}/block").status_code == 200
+    again = till.post("/v1/holds", json=body, headers=headers)
+    assert (again.status_code, again.content) == (200, first.content)
+    new = till.post("/v1/holds", json=body, headers={"Idempotency-Key": str(uuid4())})
+    assert (new.status_code, new.json()["code"]) == (409, "card-not-usable")
+    long_ago = body | {"at": "2026-01-01T10:00:00Z"}
+    late = till.post("/v1/holds", json=long_ago, headers=headers)
+    assert late.content == first.content, "the moment is no part of what was asked"

@@ -123,7 +123,7 @@ def test_a_database_that_forgets_what_it_acknowledged_is_found_out(
     """The positive control: without it, a run that finds nothing might be blind."""
     with shop(members=120) as opened:
         url = opened.cluster.url(SUPERUSER)
-        with connect(url) as connection:
+        with psycopg.connect(url, autocommit=True) as connection:
             # After the start, so that it is not refused; what is not yet written is lost for sure.
             connection.execute("ALTER SYSTEM SET synchronous_commit = off")
             connection.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")

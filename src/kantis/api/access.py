@@ -25,7 +25,7 @@ from kantis.api.problems import (
     TooManyUnknownCards,
     TooManyWrongTokens,
 )
-from kantis.core.admission import CLOCK_TOLERANCE, Warrant
+from kantis.core.admission import Warrant
 from kantis.core.answers import Answer
 from kantis.core.refusals import (
     ApprovalMissing,
@@ -34,7 +34,6 @@ from kantis.core.refusals import (
     HoldUnknown,
     Refusal,
     StoreNotYours,
-    TimeImpossible,
 )
 from kantis.db.connect import speaking_for
 from kantis.db.misses import Counted
@@ -202,19 +201,6 @@ class Till(Struct):
 def now() -> datetime:
     """Read the clock; everything further in takes the moment as an argument."""
     return datetime.now(UTC)
-
-
-def moment(tills: datetime | None) -> datetime:
-    """Give when a till says that something happens now; our own clock if it does not say.
-
-    :raises TimeImpossible: its clock and ours are too far apart
-    """
-    ours = now()
-    if tills is None:
-        return ours
-    if abs(tills - ours) > CLOCK_TOLERANCE:
-        raise TimeImpossible(at=tills, now=ours)
-    return tills
 
 
 def this_second() -> datetime:

@@ -11,7 +11,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body, FromPath, HeaderParameter, JSONBody
 from msgspec import Raw, Struct
 
-from kantis.api.access import Asker, Till, is_miss, moment, now, too_many
+from kantis.api.access import Asker, Till, is_miss, now, too_many
 from kantis.api.problems import KEY_HEADER, PROBLEMS, Fault, Malformed, encode, problem_of
 from kantis.api.wire import NDJSON, HoldAsked, Lines, ReleaseAsked, card_in, hold_in
 from kantis.core.answers import Answer
@@ -19,7 +19,6 @@ from kantis.core.events import Held, Released
 from kantis.core.receipt import Receipt, Return
 from kantis.core.refusals import (
     AmountsDoNotAddUp,
-    CardNotUsable,
     CurrencyUnknown,
     ReceiptDiffers,
     Refusal,
@@ -32,8 +31,8 @@ from kantis.core.refusals import (
 )
 from kantis.operations.lookup import CardShown, look_at_card
 from kantis.operations.sales import Recorded, quote, record_receipts, record_returns
+from kantis.operations.spending import CardRead, release
 from kantis.operations.spending import hold as set_aside
-from kantis.operations.spending import release
 
 CHUNK = 64
 """Receipts in one transaction: more would keep their accounts locked for too long."""
@@ -152,16 +151,16 @@ def book_return(data: JSONBody[Return], till: Asker) -> Response[Raw]:
 @post("/holds", status_code=200, sync_to_thread=True, responses=PROBLEMS, tags=TAGS)
 def hold(data: JSONBody[HoldAsked], till: Asker, idempotency_key: IdempotencyKey) -> Hold:
     """Set an amount aside until a receipt captures it, it is released or runs out."""
-    at, key, hold_id = moment(data.at), till.own(idempotency_key), till.hold_id(idempotency_key)
+    ours, key, hold_id = now(), till.own(idempotency_key), till.hold_id(idempotency_key)
+    at = data.at or ours
 
     def book(connection: psycopg.Connection) -> Answer:
-        card = look_at_card(connection, programme=till.programme, number=data.card, at=now())
-        if not card.usable:
-            raise CardNotUsable(card=data.card, why=card.why_not)
+        card = look_at_card(connection, programme=till.programme, number=data.card, at=ours)
         return set_aside(
             connection,
             programme=till.programme,
             account_id=card.account_id,
+            card=CardRead(data.card, card.why_not),
             held=Held(
                 at=at,
                 key=f"held/{key}",
@@ -171,6 +170,7 @@ def hold(data: JSONBody[HoldAsked], till: Asker, idempotency_key: IdempotencyKey
                 until_at=at,
             ),
             proof=data.proof,
+            now=ours,
             warrant=till.warrant(),
         )
 
@@ -200,16 +200,18 @@ def capture_hold(hold_id: FromPath[str], data: JSONBody[Receipt], till: Asker) -
 )
 def release_hold(hold_id: FromPath[str], data: JSONBody[ReleaseAsked], till: Asker) -> Answer:
     """Let a hold go."""
-    at, hold_id = moment(data.at), hold_in(hold_id)
+    ours, hold_id = now(), hold_in(hold_id)
     till.check_hold(hold_id)
 
     def book(connection: psycopg.Connection) -> Answer:
-        card = look_at_card(connection, programme=till.programme, number=data.card, at=now())
+        card = look_at_card(connection, programme=till.programme, number=data.card, at=ours)
+        released = Released(at=data.at or ours, key=f"released/{hold_id}", hold_id=hold_id)
         return release(
             connection,
             programme=till.programme,
             account_id=card.account_id,
-            released=Released(at=at, key=f"released/{hold_id}", hold_id=hold_id),
+            released=released,
+            now=ours,
             warrant=till.warrant(),
         )
 

@@ -103,6 +103,15 @@ def check_time(programme: Programme, at: datetime, *, now: datetime) -> None:
         raise TimeImpossible(at=at, first_terms=first) from refusal
 
 
+def check_clock(at: datetime, *, now: datetime) -> None:
+    """Check that a till which says when something happens now has a clock near ours.
+
+    :raises TimeImpossible:
+    """
+    if abs(at - now) > CLOCK_TOLERANCE:
+        raise TimeImpossible(at=at, now=now)
+
+
 # --- membership ----------------------------------------------------------------------------
 
 

@@ -4,13 +4,26 @@ A capture is no operation of its own: the receipt names the hold in its payment 
 with it (`kantis.operations.sales`).
 """
 
-import psycopg
+from datetime import datetime
 
-from kantis.core.admission import Warrant
+import psycopg
+from msgspec import Struct
+
+from kantis.core.admission import Warrant, check_clock
 from kantis.core.answers import Answer
 from kantis.core.events import Held, Released
+from kantis.core.programme import Programme
+from kantis.core.refusals import CardNotUsable
 from kantis.core.spending import admit_hold, admit_release
+from kantis.core.standing import Standing
 from kantis.db.journal import happen
+
+
+class CardRead(Struct, frozen=True):
+    """The card that was read for a hold, and why it does not work now; empty if it does."""
+
+    number: str
+    why_not: str = ""
 
 
 def hold(
@@ -21,18 +34,32 @@ def hold(
     held: Held,
     proof: str,
     warrant: Warrant,
+    card: CardRead | None = None,
+    now: datetime | None = None,
 ) -> Answer:
     """Set an amount aside; it runs out by itself after the terms' `hold_seconds`.
 
+    Asked again, its first answer is given again, whatever the card or the clock say by then.
+    `now` is our own time if it is a till that says when.
+
+    :raises TimeImpossible: the till's clock and ours are too far apart
+    :raises CardNotUsable:
     :raises Refusal: as `kantis.core.spending.authorize_spending`
     """
+
+    def admit(terms: Programme, standing: Standing, asked: Held) -> Held:
+        check_clock(held.at, now=now or held.at)
+        if card is not None and card.why_not:
+            raise CardNotUsable(card=card.number, why=card.why_not)
+        return admit_hold(terms, standing, asked, proof=proof)
+
     return happen(
         connection,
         programme=programme,
         account_id=account_id,
         asked=held,
         warrant=warrant,
-        decide=lambda terms, standing, asked: admit_hold(terms, standing, asked, proof=proof),
+        decide=admit,
     )
 
 
@@ -43,16 +70,23 @@ def release(
     account_id: int,
     released: Released,
     warrant: Warrant,
+    now: datetime | None = None,
 ) -> Answer:
     """Let a hold go.
 
+    :raises TimeImpossible: the till's clock and ours are too far apart
     :raises HoldUnknown:
     """
+
+    def admit(_: Programme, standing: Standing, asked: Released) -> Released:
+        check_clock(released.at, now=now or released.at)
+        return admit_release(standing, asked)
+
     return happen(
         connection,
         programme=programme,
         account_id=account_id,
         asked=released,
         warrant=warrant,
-        decide=lambda _, standing, asked: admit_release(standing, asked),
+        decide=admit,
     )
