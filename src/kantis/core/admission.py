@@ -94,7 +94,7 @@ def check_time(programme: Programme, at: datetime, *, now: datetime) -> None:
 
     :raises TimeImpossible:
     """
-    if at > now + CLOCK_TOLERANCE:
+    if at - now > CLOCK_TOLERANCE:
         raise TimeImpossible(at=at, now=now)
     try:
         programme.terms_at(at)

@@ -10,7 +10,7 @@ import msgspec
 import psycopg
 from msgspec import Raw
 
-from kantis.core.admission import Warrant, check_is_other, check_time
+from kantis.core.admission import Warrant, check_clock, check_is_other, check_time
 from kantis.core.answers import Answer, answer_of
 from kantis.core.events import AnyEvent, Returned, Sale, order_of, sale_key_of
 from kantis.core.periods import month_of, month_start
@@ -369,6 +369,7 @@ def happen(
     asked: Asked,
     warrant: Warrant,
     decide: Callable[[Programme, Standing, Asked], AnyEvent],
+    now: datetime | None = None,
 ) -> Answer:
     """Let one thing happen to one account, in one transaction: lock, load, `decide`, save.
 
@@ -376,8 +377,10 @@ def happen(
     desk asks for happens when it is asked: if a till's clock has put a receipt after that,
     it happens right after the receipt. The event's key is its idempotency key: asked again,
     the first answer is given again, and so is a first refusal that depended on the moment.
+    `now` is our own time if it is a till that says when.
 
     :raises AccountUnknown:
+    :raises TimeImpossible: the till's clock and ours are too far apart
     :raises KeyReused: the key was used for something else on this account
     :raises Refusal: whatever `decide` refuses
     """
@@ -390,10 +393,11 @@ def happen(
         refusal = refused.recall(connection, [key]).get((hash_of(key), content_hash))
         if refusal is None:
             try:
+                check_clock(asked.at, now=now or asked.at)
                 return _decided(connection, programme, account, asked, warrant, decide)
             except Refusal as reason:
                 refusal = reason
-            journal = Journal(connection, now=asked.at)
+            journal = Journal(connection, now=now or asked.at)
             journal.refuse(key, content_hash, refusal)
             journal.save()
     raise refusal

@@ -9,7 +9,7 @@ from datetime import datetime
 import psycopg
 from msgspec import Struct
 
-from kantis.core.admission import Warrant, check_clock
+from kantis.core.admission import Warrant
 from kantis.core.answers import Answer
 from kantis.core.events import Held, Released
 from kantis.core.programme import Programme
@@ -48,7 +48,6 @@ def hold(
     """
 
     def admit(terms: Programme, standing: Standing, asked: Held) -> Held:
-        check_clock(held.at, now=now or held.at)
         if card is not None and card.why_not:
             raise CardNotUsable(card=card.number, why=card.why_not)
         return admit_hold(terms, standing, asked, proof=proof)
@@ -60,6 +59,7 @@ def hold(
         asked=held,
         warrant=warrant,
         decide=admit,
+        now=now,
     )
 
 
@@ -77,16 +77,12 @@ def release(
     :raises TimeImpossible: the till's clock and ours are too far apart
     :raises HoldUnknown:
     """
-
-    def admit(_: Programme, standing: Standing, asked: Released) -> Released:
-        check_clock(released.at, now=now or released.at)
-        return admit_release(standing, asked)
-
     return happen(
         connection,
         programme=programme,
         account_id=account_id,
         asked=released,
         warrant=warrant,
-        decide=admit,
+        decide=lambda _, standing, asked: admit_release(standing, asked),
+        now=now,
     )
