@@ -79,8 +79,13 @@ CHECKS = {
 def contradictions(
     connection: psycopg.Connection, query: str, *, limit: int = 10
 ) -> list[tuple[object, ...]]:
-    """Give the first rows that contradict a check. Memory is given for sums over all postings."""
-    connection.execute("SET LOCAL work_mem = '256MB'")
+    """Give the first rows that contradict a check, within a transaction of the caller's."""
+    # Memory for sums over all postings. Row-level security hides from the planner that a check
+    # reads everything: left to itself it looks each transfer's postings up, one by one.
+    connection.execute(
+        "SELECT set_config('work_mem', '256MB', true), set_config('enable_nestloop', 'off', true),"
+        " set_config('jit', 'off', true)"
+    )
     return connection.execute(f"SELECT * FROM ({query}) q LIMIT {limit}").fetchall()  # noqa: S608
 
 
