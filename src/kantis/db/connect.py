@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import psycopg
@@ -33,6 +34,9 @@ class UnsafeServer(Exception):
 EVERY_PROGRAMME = "*"
 """What an operator's session speaks for; a till's speaks for its own (`speaking_for`)."""
 
+LOOK_AGAIN_SECONDS = timedelta(milliseconds=100).total_seconds()
+"""How often a wait is looked at, so that Ctrl-C is heard: psycopg's own pause."""
+
 
 class ImpatientConnection(psycopg.Connection[tuple[object, ...]]):
     """A connection that is given up when the server leaves a statement unanswered for too long.
@@ -43,7 +47,9 @@ class ImpatientConnection(psycopg.Connection[tuple[object, ...]]):
 
     patience: float = ANSWER_SECONDS
 
-    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+    def wait(
+        self, gen: PQGen[T], interval: float = LOOK_AGAIN_SECONDS, timeout: float | None = None
+    ) -> T:
         """Wait for the server, `patience` seconds at most.
 
         :raises psycopg.OperationalError: the time is over; the connection is closed then, since
