@@ -402,7 +402,7 @@ class DatabaseWorld(World):
 
 def _renamed(source: str, name: str) -> str:
     """Give the text of terms under another name of the programme."""
-    lines = source.splitlines()
+    lines = source.split("\n")
     lines[locate(source)["programme",] - 1] = f'programme = "{name}"'
     return "\n".join(lines)
 

@@ -210,6 +210,11 @@ def test_addresses_and_methods_that_there_are_not(till: httpx.Client) -> None:
     assert "POST" in answer.headers["Allow"]
 
 
+def test_which_methods_an_address_knows_is_told_without_a_token(base_url: str) -> None:
+    answer = httpx.options(f"{base_url}/v1/receipts")
+    assert (answer.status_code, answer.headers["Allow"]) == (204, "OPTIONS, POST")
+
+
 def test_a_till_that_goes_away_in_the_middle_leaves_nothing(
     till: httpx.Client, base_url: str, booked: Count
 ) -> None:

@@ -147,11 +147,33 @@ def test_five_mistakes_give_five_messages_with_lines_and_suggestions() -> None:
         ("valid_from = 2020-01-01", "valid_from = 2020-13-01", "line 2: this is not TOML"),
         ('entity = "shop"', 'entity = "shop', "line 6: this is not TOML"),
         ("from_minor = 100000", "", "line 49: 'gold' needs from_minor or above_minor"),
+        ("give = 1", "give = 3501", "line 43: `give` is more than the books can hold"),
+        (
+            'kind = "per_amount"\nunit = "points"\ngive = 1\nper_minor = "7/2"',
+            'kind = "percent"\nunit = "points"\npercent = "100001"',
+            "line 43: `percent` is more than the books can hold",
+        ),
+        (
+            'kind = "per_amount"\nunit = "points"\ngive = 1\nper_minor = "7/2"',
+            'kind = "per_piece"\nunit = "points"\ngive = 1000001',
+            "line 43: `give` is more than the books can hold",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_line(good: str, bad: str, message: str) -> None:
     assert SMALL.count(good) == 1
     assert any(fault.startswith(message) for fault in faults(SMALL.replace(good, bad)))
+
+
+def test_what_only_unicode_calls_the_end_of_a_line_shifts_no_line() -> None:
+    odd = SMALL.replace("Corner shop", "Corner\x85shop\u2028").replace("give = 1", "give = 0")
+    assert faults(odd) == ["line 43: `give`: expected int >= 1"]
+
+
+def test_the_most_that_may_be_given_may_be_given() -> None:
+    (rule,) = read_terms(SMALL.replace("give = 1", "give = 3500")).earn
+    assert isinstance(rule, PerAmount)
+    assert rule.give == 3500
 
 
 def test_a_mistake_in_the_second_card_is_found_there() -> None:
@@ -235,6 +257,12 @@ def test_a_case_gone_wrong_is_faulty_and_never_crashes(
 def test_an_amount_of_a_case_is_whole_in_minor_units(amount: str) -> None:
     with pytest.raises(CaseFaulty, match="line 10: `amount`: an amount has at most two decimals"):
         read_case(CASE.replace("{ amount = 12.50", f"{{ amount = {amount}"))
+
+
+@pytest.mark.parametrize("year", ["1899", "2200", "9999"])
+def test_a_step_of_a_case_lies_within_the_years_of_programmes(year: str) -> None:
+    with pytest.raises(CaseFaulty, match=f"line 9: `at`: no programme runs in {year}"):
+        read_case(CASE.replace("2020-02-02T12:00:00", f"{year}-12-31T23:59:59-23:59"))
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,20 @@ def test_a_hold_that_had_run_out_when_its_receipt_was_made_is_not_captured(desk:
     assert desk.wrong(member) == []
 
 
+def test_a_receipt_of_training_captures_no_hold(desk: "Desk") -> None:
+    member = desk.join()
+    desk.sell(member, "2024-03-04 10:00", 100000)
+    held = hold(desk, member, "2024-03-05 10:00", 800)
+    real = desk.receipt(member.card, "2024-03-05 10:05", 800, paid={"bonus": 800}, hold=held)
+    training = msgspec.structs.replace(real, number=desk.new_number(), training=True)
+    again = msgspec.structs.replace(training, number=desk.new_number())
+    results = [desk.record(receipt)[0] for receipt in (training, real, again)]
+    assert [type(result) for result in results] == [sales.Recorded, sales.Recorded, HoldUnknown]
+    standing = desk.standing(member)
+    assert (standing.balance("bonus"), standing.holds) == (200, ())
+    assert desk.wrong(member) == []
+
+
 def test_nothing_is_spent_while_a_debt_stands_and_earnings_pay_it_first(desk: "Desk") -> None:
     member = desk.join()
     sale = desk.receipt(member.card, "2024-03-04 10:00", 100000)

@@ -7,7 +7,16 @@ from pathlib import Path
 import msgspec
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
-from litestar.openapi.spec import Components, OpenAPI, SecurityScheme
+from litestar.openapi.spec import (
+    Components,
+    OpenAPI,
+    OpenAPIHeader,
+    OpenAPIType,
+    Operation,
+    Reference,
+    Schema,
+    SecurityScheme,
+)
 from litestar.router import Router
 from litestar.static_files import create_static_files_router
 
@@ -75,6 +84,18 @@ def assets() -> Router:
     )
 
 
+HEADERS = {
+    "401": ("WWW-Authenticate", "How to bring a token"),
+    "503": ("Retry-After", "Seconds after which to send the same again"),
+}
+"""Headers that an answer of a status always has."""
+
+REPLAYED = ("Idempotency-Replayed", "`true` if this is the answer that was given the first time")
+
+BOOKING = frozenset({"book_receipt", "book_return", "capture_hold"})
+"""Operations that say whether they answer again."""
+
+
 def finish(document: OpenAPI) -> None:
     r"""Describe the types as msgspec reads them, and say in a sentence what each operation does.
 
@@ -83,7 +104,39 @@ def finish(document: OpenAPI) -> None:
     """
     _, types = msgspec.json.schema_components(TYPES, ref_template="#/components/schemas/{name}")
     exact = msgspec.json.decode(msgspec.json.encode(types).replace(rb"\\Z", b"$"))
+    for name, schema in exact.items():
+        if name != Problem.__name__:  # which quotes what was asked for, whatever it was
+            _without_nul(schema)
     document.components = replace(document.components, schemas=exact)
     for path in (document.paths or {}).values():
         for operation in filter(None, (path.get, path.post)):
             operation.summary, _, _ = (operation.description or "").partition(".")
+            _describe_headers(operation)
+
+
+def _without_nul(schema: object) -> None:
+    """Say of every text without another form that it has no U+0000."""
+    if isinstance(schema, list):
+        for inner in schema:
+            _without_nul(inner)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "string" and not {"pattern", "format", "enum"} & schema.keys():
+            schema["pattern"] = r"^[^\u0000]*$"
+        for inner in schema.values():
+            _without_nul(inner)
+
+
+def _describe_headers(operation: Operation) -> None:
+    for status, response in (operation.responses or {}).items():
+        if isinstance(response, Reference):
+            continue
+        name, text = HEADERS.get(status, ("", ""))
+        if status == "200" and operation.operation_id in BOOKING:
+            name, text = REPLAYED
+        if name:
+            header = OpenAPIHeader(
+                schema=Schema(type=OpenAPIType.STRING),
+                description=text,
+                required=status in HEADERS,
+            )
+            response.headers = {name: header}

@@ -194,6 +194,9 @@ NOT_NOW = (
 )
 """The database is away, full, shutting down or busy: the same request may succeed later."""
 
+GONE = "client disconnected prematurely"
+"""What Litestar calls a 500: whoever asked went away amid the body. Nobody reads the answer."""
+
 _OF_STATUS = {fault.status: fault for fault in (NotFound, MethodNotAllowed, TooLarge)}
 
 PROBLEMS = {
@@ -255,10 +258,10 @@ def _reason(error: Exception) -> tuple[Refusal | Fault, Mapping[str, str]]:
         case Refusal() | Fault():
             seconds = error.retry_after if isinstance(error, Fault) else 0
             return error, {"Retry-After": f"{seconds}"} if seconds else {}
-        case ValidationException():
-            return _malformed(error), {}
         case HTTPException() if fault := _OF_STATUS.get(error.status_code):
             return fault(fault.__doc__ or ""), error.headers or {}
+        case HTTPException() if error.status_code < InternalError.status or error.detail == GONE:
+            return _malformed(error), {}
         case _ if isinstance(error, NOT_NOW):
             retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
             return Unavailable("The database does not answer just now."), retry
@@ -266,8 +269,10 @@ def _reason(error: Exception) -> tuple[Refusal | Fault, Mapping[str, str]]:
             return InternalError("The request could not be carried out."), {}
 
 
-def _malformed(error: ValidationException) -> Fault:
-    """Say what Litestar found wrong: bodies are read by ourselves, so it is the header."""
+def _malformed(error: HTTPException) -> Fault:
+    """Say what Litestar found wrong: bodies are read by ourselves, so it is a header."""
+    if not isinstance(error, ValidationException):
+        return Malformed(f"{error.detail}.")
     (fault, *_) = error.extra if isinstance(error.extra, list) and error.extra else [{}]
     if fault.get("key") == "data":
         return NotJson("The body is empty.")

@@ -12,7 +12,7 @@ from litestar.params import Body, FromPath, HeaderParameter, JSONBody
 from msgspec import Raw, Struct
 
 from kantis.api.access import Asker, Till, is_miss, now, too_many
-from kantis.api.problems import KEY_HEADER, PROBLEMS, Fault, Malformed, encode, problem_of
+from kantis.api.problems import KEY_HEADER, PROBLEMS, Fault, Malformed, Problem, encode, problem_of
 from kantis.api.wire import NDJSON, HoldAsked, Lines, ReleaseAsked, card_in, hold_in
 from kantis.core.answers import Answer
 from kantis.core.events import Held, Released
@@ -101,7 +101,7 @@ def book_receipt(data: JSONBody[Receipt], till: Asker) -> Response[Raw]:
     responses=PROBLEMS
     | {
         200: ResponseSpec(
-            Answer,
+            Answer | Problem,  # type: ignore[arg-type]  # a union is fine
             description="One answer or problem a line, in the order of the receipts",
             media_type=NDJSON,
             generate_examples=False,

@@ -30,6 +30,8 @@ CardNumber = Annotated[str, Meta(pattern=r"^[0-9]{4,40}\Z")]
 Word = Annotated[str, Meta(max_length=64)]
 Amount = Annotated[int, Meta(ge=1, le=10**12)]
 AccountId = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+EarnedDay = Annotated[date, Meta(extra_json_schema={"pattern": "^(19|20|21)[0-9]{2}-"})]
+"""A day on which an older system can have given something."""
 
 
 class HoldAsked(Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,7 +108,7 @@ class LotBrought(Struct, frozen=True, forbid_unknown_fields=True):
 
     unit: Word
     amount: Amount
-    earned_on: date
+    earned_on: EarnedDay
     valid_until: date | None = None
 
     def __post_init__(self) -> None:

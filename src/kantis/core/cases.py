@@ -10,6 +10,9 @@ from msgspec.structs import fields
 
 from kantis.core.toml_text import UNREADABLE, Path, Reader, TextFaulty, locate, syntax_fault
 
+YEARS = range(1900, 2200)
+"""When a step can happen: far from the ends of the calendar."""
+
 Amount = Decimal | int
 """Money in major units (`12.50`), points as whole numbers."""
 
@@ -231,6 +234,8 @@ def read_case(text: str) -> Case:
             if not step.action:
                 words = [f.encode_name for f in fields(Step) if f.name in ACTIONS]
                 reader.fault(("step", index), f"a step does one of: {', '.join(words)}")
+            if not YEARS.start <= step.at.year < YEARS.stop:
+                reader.fault(("step", index, "at"), f"`at`: no programme runs in {step.at.year}")
     for path in _odd_amounts(document, ()):
         reader.fault(path, f"`{path[-1]}`: an amount has at most two decimals")
     if case is None or reader.faults:

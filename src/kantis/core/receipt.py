@@ -13,7 +13,20 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 Minor = Annotated[int, Meta(ge=-(10**12), le=10**12)]
 """Money in minor units (cents, øre, stotinki)."""
 
-Instant = Annotated[datetime, Meta(tz=True)]
+YEAR = "(?!000[0-2]|999[89])[0-9]{4}"
+"""A pattern for the years that `check_year` lets pass."""
+
+Instant = Annotated[
+    datetime,
+    Meta(
+        tz=True,
+        description="With its offset from UTC; no leap second, no year before 3 or after 9997",
+        extra_json_schema={
+            "pattern": f"^{YEAR}-[0-9]{{2}}-[0-9]{{2}}T[0-9]{{2}}:[0-9]{{2}}:[0-5][0-9]"
+            r"(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})$"
+        },
+    ),
+]
 """A moment with its offset from UTC."""
 
 LINES_MAX = 5_000

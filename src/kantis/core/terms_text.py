@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 from zoneinfo import available_timezones
 
-from kantis.core.terms import Terms
+from kantis.core.terms import EarnRule, PerAmount, Percent, PerPiece, Terms
 from kantis.core.toml_text import (
     UNREADABLE,
     Fault,
@@ -47,9 +47,42 @@ def terms_from(document: dict[str, Any], lines: Mapping[Path, int]) -> Terms:
     terms: Terms | None = reader.struct(Terms, document, ())
     for path, message in _contradictions(document):
         reader.fault(path, message)
+    for path, message in _excesses(terms) if terms is not None else ():
+        reader.fault(path, message)
     if terms is None or reader.faults:
         raise TermsFaulty(reader.faults)
     return terms
+
+
+UNITS_PER_MINOR_MAX = 1_000
+"""Beyond this the largest receipt could earn more than PostgreSQL's `bigint` holds."""
+
+UNITS_PER_PIECE_MAX = 1_000_000
+"""Likewise, for the most pieces that a receipt can have."""
+
+
+def _excesses(terms: Terms) -> "Findings":
+    """Find what gives so much that the books could not hold it."""
+    for index, rule in enumerate(terms.earn):
+        if _gives_too_much(rule):
+            field = "percent" if isinstance(rule, Percent) else "give"
+            yield ("earn", index, field), f"`{field}` is more than the books can hold"
+    for index, conversion in enumerate(terms.conversion):
+        if conversion.gives > conversion.each * UNITS_PER_MINOR_MAX:
+            yield ("conversion", index, "gives"), "`gives` is more than the books can hold"
+    for index, move in enumerate(terms.transition):
+        if move.ratio.num > move.ratio.den * UNITS_PER_MINOR_MAX:
+            yield ("transition", index, "ratio"), "`ratio` is more than the books can hold"
+
+
+def _gives_too_much(rule: EarnRule) -> bool:
+    match rule:
+        case PerAmount(give=give, per_minor=per_minor):
+            return give * per_minor.den > per_minor.num * UNITS_PER_MINOR_MAX
+        case Percent(percent=percent):
+            return percent.num > percent.den * 100 * UNITS_PER_MINOR_MAX
+        case PerPiece(give=give):
+            return give > UNITS_PER_PIECE_MAX
 
 
 def check_succession(before: Terms, after: Terms) -> list[Fault]:

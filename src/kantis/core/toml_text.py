@@ -51,7 +51,8 @@ def locate(text: str) -> dict[Path, int]:
     counts: dict[Path, int] = {}
     table: Path = ()
     inside_text = False
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not `splitlines`: to TOML and to editors a U+0085 within a text ends no line.
+    for number, line in enumerate(text.split("\n"), start=1):
         was_inside_text = inside_text
         if line.count('"""') % 2:
             inside_text = not inside_text

@@ -264,6 +264,8 @@ class Journal:
 
     def _note_captures(self, account: Account, sale: Sale) -> None:
         """Note which holds a sale captures: each is captured once, as PostgreSQL sees to."""
+        if sale.receipt.training:
+            return  # it moves nothing, so that the hold is still there
         self._rows["capture"].extend(
             {
                 "account_id": account.account_id,

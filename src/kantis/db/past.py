@@ -250,6 +250,7 @@ def _standing_at(
     standing = refold(past.fold(programme), earlier, through=programme.day(sale.at)).standing
     then, _ = caught_up(programme, standing, at=sale.at)
     receipts = [event.receipt for event in events if isinstance(event, Sale)]
-    captured = {tender.hold for receipt in receipts for tender in receipt.tenders}
+    real = [receipt for receipt in receipts if not receipt.training]
+    captured = {tender.hold for receipt in real for tender in receipt.tenders}
     then.holds = tuple(hold for hold in then.holds if hold.hold_id not in captured)
     return then
