@@ -26,7 +26,9 @@ ACCOUNTS, ACCOUNTS_TO_LOSE = SHOP["accounts"][:8], SHOP["accounts"][8:]
 LOSING = ("/block", "/replace", "/leave")
 
 newcomers: list[int] = []
-holds: list[tuple[str, str]] = []
+holds: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
+"""With their cards: some to capture, some to let go."""
+
 sales: list[dict[str, Any]] = []
 
 
@@ -84,7 +86,7 @@ def after_call(context: HookContext, case: Case[Any], response: Response) -> Non
     if path == "/v1/members":
         newcomers.append(response.json()["account_id"])
     elif path == "/v1/holds":
-        holds.append((response.json()["hold_id"], sent["card"]))
+        chance.choice(holds).append((response.json()["hold_id"], sent["card"]))
     elif path == "/v1/receipts" and sent["lines"] and sent["lines"][0]["amount_minor"] > 0:
         sales.append(sent)
 
@@ -105,7 +107,8 @@ def make_real(case: Case[Any]) -> None:
     path, body = case.operation.path, case.body
     addressed = case.path_parameters or {}
     is_losing = path.endswith(LOSING)
-    hold_id, card = chance.choice(holds) if holds else ("0" * 32, CARDS[0])
+    some = holds[path.endswith("/release")]
+    hold_id, card = chance.choice(some) if some else ("0" * 32, CARDS[0])
     if "number" in addressed:
         addressed["number"] = chance.choice(CARDS_TO_LOSE if is_losing else CARDS)
     if "account_id" in addressed:

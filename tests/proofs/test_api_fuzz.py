@@ -55,7 +55,7 @@ NDJSON = "application/x-ndjson"
 CODES = {fault.code for fault in Fault.__subclasses__()} | {one.code for one in all_refusals()}
 BOOKED = (
     *("event", "transfer", "posting", "lot", "balance", "receipt_key", "stray", "request"),
-    *("account", "card", "card_link", "card_change", "card_order"),
+    *("account", "card", "card_link", "card_change", "card_order", "capture"),
 )
 """Where a request that is refused must leave nothing."""
 
@@ -241,14 +241,15 @@ def served(application: ASGI) -> Iterator[tuple[str, int]]:
 
 # --- all that the document says -------------------------------------------------------------
 
-TILLS = {*["quotes", "receipts", "batch", "returns", "holds", "capture", "release", "{number}"]}
+TILLS = {"quotes", "receipts", "batch", "returns", "holds", "capture", "release", "{number}"}
 DESKS = {
-    *["members", "cards", "activate", "block", "replace", "pool", "status", "leave", "opening"]
+    *("members", "opening", "status", "leave", "waiting"),
+    *("cards", "activate", "block", "replace", "pool"),
 }
 ACCEPTED = {
-    ("alltid", "staff"): TILLS | DESKS - {"pool", "status"},  # its terms know neither
+    ("alltid", "staff"): (TILLS | DESKS) - {"pool", "status"},  # its terms know neither
     ("alltid", "till"): TILLS,
-    ("coop", "staff"): TILLS | DESKS - {"holds", "capture", "release"},  # its points pay nothing
+    ("coop", "staff"): (TILLS | DESKS) - {"holds", "capture", "release"},  # its points pay nothing
 }
 """Addresses, by their last word, that must have let something pass."""
 

@@ -819,6 +819,21 @@ RACES: dict[Callable[[Course], Races], int] = {
 }
 """How many of each are run in a short run: 5,000."""
 
+MUST_HAPPEN: dict[Callable[[Course], Races], set[str]] = {
+    payments: {"recorded", "not-enough"},
+    payments_in_parts: {"recorded", "not-enough"},
+    holds: {"answer", "recorded", "not-enough"},
+    captures: {"answer", "recorded", "hold-unknown"},
+    expiry: {"recorded", "not-enough", "int"},
+    returns_and_payments: {"recorded", "not-enough"},
+    one_line_returned: {"recorded", "returned-more-than-bought"},
+    one_receipt: {"recorded", "replayed", "receipt-differs"},
+    one_hold: {"answer", "idempotency-key-reused"},
+    leaving: {"answer", "recorded", "membership-ended", "already-opened"},
+    publishing_terms: {"recorded", "bool", "terms-too-late"},
+}
+"""Each way out of a race must have been seen: otherwise nothing was raced."""
+
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("races", RACES, ids=lambda races: races.__name__)
@@ -847,6 +862,7 @@ def test_nothing_is_spent_or_booked_twice(
         seconds=round(time.monotonic() - started, 1),
     )
     assert course.double_spends == 0
+    assert course.outcomes.keys() >= MUST_HAPPEN.get(races, set())
 
 
 # --- the harness can fail -------------------------------------------------------------------
