@@ -239,6 +239,7 @@ class PureWorld(World):
     def do_issue(self, step: Step, at: datetime) -> Outcome:
         issue = step.issue
         assert issue is not None
+        self._account_id(step.account)
         event = admission.admit_card(
             self.programme, kind=issue.card, role=issue.role, at=at, key=self.key
         )
