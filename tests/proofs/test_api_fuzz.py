@@ -805,6 +805,8 @@ def booked_by(request: Request, status: int, body: bytes) -> set[str]:
     return {json.loads(body)["key"]}
 
 
+# Hypothesis takes the pool's threads, which draw their pauses by chance, for strategies of ours.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 @pytest.mark.timeout(900)
 def test_any_json_anywhere_is_refused_or_right(
     seed: int,
