@@ -156,14 +156,23 @@ def test_nothing_is_added_elsewhere(shops: Callable[[str], str], attack: str) ->
         speaking_for(north, "north").execute(attack.encode())
 
 
-BOOKED = {
-    "accounts_in": (
-        '[{"account_id": 2, "standing": {}, "last_event": 1, "last_transfer": 1,'
-        ' "next_due_on": "2024-01-01"}]'
-    ),
-    "strays_in": '[{"key_hash": "00", "programme": "south"}]',
-    "events_in": '[{"account_id": 2, "event_no": 2}]',
+OF_ACCOUNTS = [
+    *("accounts", "events", "transfers", "receipt_keys", "card_orders", "tier_changes"),
+    *("reviews", "snapshots", "captures", "decisions", "forgotten", "placed"),
+]
+BOOKED = {f"{table}_in": '[{"account_id": 1}, {"account_id": 2}]' for table in OF_ACCOUNTS} | {
+    "strays_in": '[{"key_hash": "00", "programme": "south"}]'
 }
+
+
+def test_all_that_is_booked_is_looked_at_but_postings_and_refusals(
+    shops: Callable[[str], str],
+) -> None:
+    with connect(shops(APP)) as connection:
+        names = connection.execute(
+            "SELECT unnest(proargnames) FROM pg_proc WHERE proname = 'book'"
+        ).fetchall()
+    assert {name for (name,) in names} == BOOKED.keys() | {"postings_in", "refused_in"}
 
 
 @pytest.mark.parametrize(("parameter", "rows"), BOOKED.items(), ids=BOOKED)

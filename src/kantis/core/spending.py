@@ -34,6 +34,12 @@ def check_member(standing: Standing) -> None:
         raise MembershipEnded(left_at=standing.left_at)
 
 
+def pays_with_units(programme: Programme, receipt: Receipt) -> bool:
+    """Tell whether a receipt spends, or captures, any unit of the programme."""
+    units = {unit.name for unit in programme.terms_at(receipt.at).unit}
+    return any(tender.hold or tender.kind in units for tender in receipt.tenders)
+
+
 def admit_payments(programme: Programme, standing: Standing, sale: Sale, *, then: Standing) -> Sale:
     """Check every payment with a unit on a sale: its hold, or a proof and enough to spend.
 
@@ -75,8 +81,7 @@ def check_unpaid(programme: Programme, receipt: Receipt, why: str) -> None:
 
     :raises CardNotUsable:
     """
-    units = {unit.name for unit in programme.terms_at(receipt.at).unit}
-    if any(tender.kind in units for tender in receipt.tenders):
+    if pays_with_units(programme, receipt):
         raise CardNotUsable(card=receipt.card, why=why)
 
 

@@ -23,7 +23,7 @@ from kantis.core.programme import Programme
 from kantis.core.receipt import Receipt, Return, SaleKey, fingerprint, first_difference, key_of
 from kantis.core.refusals import ReceiptDiffers, Refusal, SaleUnknown, StoreUnknown
 from kantis.core.replay import refold
-from kantis.core.spending import check_unpaid
+from kantis.core.spending import check_unpaid, pays_with_units
 from kantis.core.standing import Standing
 from kantis.core.step import is_late, step
 from kantis.db import accounts, past, programmes, refused, strays
@@ -284,8 +284,9 @@ class _Sales(_Batch):
         account = self.accounts[account_id]
         sale = _sale(receipt, key, self.stores[receipt.store])
         sale = _after_its_holds(sale, account.standing)
-        if receipt.tenders:
-            self.journal.save()  # what this transaction has noted comes before
+        if receipt.tenders and pays_with_units(self.programme, receipt):
+            if is_late(self.programme, account.standing, sale):
+                self.journal.save()  # what this transaction has noted comes before
             past.check_payments(self.connection, self.programme, account, sale)
         decision = self.journal.move(self.programme, account, sale, self.warrant)
         answer = answer_of(key, decision, account.standing)

@@ -437,28 +437,27 @@ END $$;
 -- One call saves all that a batch of decisions comes to; nothing else writes to these tables. The
 -- accounts are locked by the caller (db/accounts.py), sorted, before they were read.
 
--- Whoever speaks for one programme books nothing in another.
-CREATE FUNCTION check_scope(programme_in text, accounts_in json, events_in json, strays_in json)
+-- Whoever speaks for one programme books nothing in another: each row is of an account or names a
+-- programme, or is a bare key.
+CREATE FUNCTION check_scope(programme_in text, VARIADIC tables json[])
 RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    rows_in json;
 BEGIN
     IF programme_in = '*' THEN
         RETURN;
     END IF;
-    IF EXISTS (
-        SELECT FROM json_to_recordset(accounts_in) AS a(account_id bigint)
-        LEFT JOIN account USING (account_id)
-        WHERE programme IS DISTINCT FROM programme_in
-    ) OR EXISTS (
-        SELECT FROM json_to_recordset(events_in) AS e(account_id bigint)
-        LEFT JOIN account USING (account_id)
-        WHERE programme IS DISTINCT FROM programme_in
-    ) OR EXISTS (
-        SELECT FROM json_to_recordset(strays_in) AS s(programme text)
-        WHERE programme IS DISTINCT FROM programme_in
-    ) THEN
-        RAISE EXCEPTION 'this session speaks for another programme'
-            USING ERRCODE = 'insufficient_privilege';
-    END IF;
+    FOREACH rows_in IN ARRAY tables LOOP
+        IF EXISTS (
+            SELECT FROM json_to_recordset(rows_in) AS r(account_id bigint, programme text)
+            LEFT JOIN account a USING (account_id)
+            WHERE num_nonnulls(r.account_id, r.programme) > 0
+              AND coalesce(a.programme, r.programme) IS DISTINCT FROM programme_in
+        ) THEN
+            RAISE EXCEPTION 'this session speaks for another programme'
+                USING ERRCODE = 'insufficient_privilege';
+        END IF;
+    END LOOP;
 END $$;
 
 CREATE FUNCTION book(accounts_in json, events_in json, transfers_in json, postings_in json,
@@ -469,7 +468,10 @@ RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp
 DECLARE
     caller text := current_setting('kantis.programme', true);
 BEGIN
-    PERFORM check_scope(caller, accounts_in, events_in, strays_in);
+    -- Postings belong to their transfers, and lots and balances to postings.
+    PERFORM check_scope(caller, accounts_in, events_in, transfers_in, receipt_keys_in, strays_in,
+                        card_orders_in, tier_changes_in, reviews_in, snapshots_in, captures_in,
+                        decisions_in, forgotten_in, placed_in);
     PERFORM set_config('kantis.programme', '*', true);
 
     IF forgotten_in IS NOT NULL THEN
