@@ -36,7 +36,7 @@ test: venv ## Run the tests (T=tests/core for a part of them)
 	$(BIN)/pytest -n auto --ignore=tests/proofs $(T)
 
 prove: venv ## Run faults, races and fuzzing, each for a short while
-	$(BIN)/pytest -n auto tests/proofs
+	$(BIN)/pytest -n auto --durations=8 tests/proofs
 
 soak: venv ## Run the same for hours (P=tests/proofs/test_crash.py for a part of it)
 	KANTIS_SOAK=1 $(BIN)/pytest -n auto --timeout=0 $(P)

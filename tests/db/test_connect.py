@@ -53,6 +53,8 @@ def test_a_server_that_may_forget_is_refused_and_the_setting_named(place: Path) 
         ("ALTER TABLE posting DISABLE TRIGGER posting_append_only", "posting_append_only"),
         ("ALTER TABLE event NO FORCE ROW LEVEL SECURITY", "table event"),
         ("ALTER TABLE lot DISABLE ROW LEVEL SECURITY", "table lot"),
+        ("DROP TRIGGER posting_belongs ON posting", "posting_belongs is gone"),
+        ("DROP POLICY scope ON event", "table event has lost"),
     ],
 )
 def test_a_guard_that_is_switched_off_is_named(

@@ -1,5 +1,6 @@
 """Row-level security: a session sees and books only what it speaks for, whatever the query."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -160,7 +161,8 @@ OF_ACCOUNTS = [
     *("accounts", "events", "transfers", "receipt_keys", "card_orders", "tier_changes"),
     *("reviews", "snapshots", "captures", "decisions", "forgotten", "placed"),
 ]
-BOOKED = {f"{table}_in": '[{"account_id": 1}, {"account_id": 2}]' for table in OF_ACCOUNTS} | {
+BOTH = '[{"account_id": 1}, {"account_id": 2, "programme": "north"}]'
+BOOKED = {f"{table}_in": BOTH for table in OF_ACCOUNTS} | {
     "strays_in": '[{"key_hash": "00", "programme": "south"}]'
 }
 
@@ -190,6 +192,26 @@ def test_booking_elsewhere_is_refused(
             north.execute(call.encode(), values)
         # And the session speaks for no more than before.
         assert counts(north)["account"] == 1
+
+
+def test_anothers_stray_is_not_taken_in_by_its_key(shops: Callable[[str], str]) -> None:
+    stolen = (
+        '[{"account_id": 1, "event_no": 1, "key_hash":'
+        f' "{hashlib.sha256(b"stray2").hexdigest()}"}}]'
+    )
+    with open_pool(shops(APP), size=1) as pool, pool.connection() as north:
+        names = north.execute(
+            "SELECT unnest(proargnames) FROM pg_proc WHERE proname = 'book'"
+        ).fetchall()
+        values = [stolen if name == "placed_in" else None for (name,) in names]
+        call = f"SELECT book({', '.join(['%s::json'] * len(values))})"
+        speaking_for(north, "north").execute(call.encode(), values)
+    with connect(shops(APP)) as everything:
+        assert counts(everything)["stray"] == 2
+        led = everything.execute(
+            "SELECT account_id FROM receipt_key WHERE key_hash = sha256('stray2')"
+        ).fetchone()
+        assert led == (None,)
 
 
 def test_a_hundred_thousand_tries_find_no_foreign_row(shops: Callable[[str], str]) -> None:

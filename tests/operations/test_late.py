@@ -355,6 +355,18 @@ def test_a_capture_that_arrives_after_its_hold_ran_out_counts_as_in_time(desk: "
     assert desk.wrong(member) == []
 
 
+def test_a_capture_by_a_till_whose_clock_is_behind_the_hold_counts_late_too(desk: "Desk") -> None:
+    member = desk.join()
+    desk.sell(member, "2024-03-04 10:00", 100000)
+    held = hold(desk, member, "2024-03-05 10:00", 800)
+    paid = desk.receipt(member.card, "2024-03-05 09:59:30", 800, paid={"bonus": 800}, hold=held)
+    desk.sell(member, "2024-04-08 10:00", 100)
+    (booked,) = desk.record(paid)
+    assert isinstance(booked, sales.Recorded)
+    assert desk.standing(member).balance("bonus") == 201
+    assert desk.wrong(member) == []
+
+
 def test_a_hold_that_had_run_out_when_its_receipt_was_made_is_not_captured(desk: "Desk") -> None:
     member = desk.join()
     desk.sell(member, "2024-03-04 10:00", 100000)

@@ -82,3 +82,17 @@ def test_two_payments_on_one_receipt_need_what_both_take(desk: "Desk") -> None:
     twice = msgspec.structs.replace(sale, tenders=(Tender("bonus", 600), Tender("bonus", 600)))
     assert isinstance(desk.record(twice)[0], NotEnough)
     assert desk.standing(member).balance("bonus") == 1000
+
+
+def test_a_refusal_counts_within_its_own_batch_too(desk: "Desk") -> None:
+    member = desk.join()
+    paying = desk.receipt(member.card, "2024-03-05 10:00", 500, paid={"bonus": 500})
+    earning = desk.receipt(member.card, "2024-03-05 10:00", 100000)
+    # All in one second, as tills stamp them: the sort leaves them as they were sent.
+    first, booked, again = desk.record(paying, earning, paying)
+    assert isinstance(first, NotEnough)
+    assert isinstance(booked, sales.Recorded)
+    assert isinstance(again, NotEnough)
+    assert isinstance(desk.record(paying)[0], NotEnough)
+    assert desk.standing(member).balance("bonus") == 1000
+    assert desk.wrong(member) == []

@@ -7,7 +7,12 @@ import pytest
 from kantis.core.admission import Warrant
 from kantis.core.events import Held
 from kantis.core.periods import Period
-from kantis.core.refusals import NotEnough, TermsAlreadyPublished, TermsTooLate
+from kantis.core.refusals import (
+    NotEnough,
+    SuspensionNotAllowed,
+    TermsAlreadyPublished,
+    TermsTooLate,
+)
 from kantis.db import programmes
 from kantis.operations import publishing, spending, upkeep
 
@@ -208,4 +213,25 @@ def test_terms_for_days_that_accounts_have_lived_through_are_refused(lonely: "De
     assert publishing.publish_terms(
         lonely.connection, source=later, at=lonely.at("2024-03-05 10:00"), by="publisher"
     )
+    assert lonely.wrong(member) == []
+
+
+def test_nothing_is_suspended_on_days_that_an_account_has_lived_through(lonely: "Desk") -> None:
+    member = with_bonus(lonely)
+    now = lonely.at("2024-03-05 23:58")
+    # A till's clock may be five minutes ahead: its receipt is of tomorrow.
+    lonely.record(lonely.receipt(member.card, "2024-03-06 00:02", 100), now=now)
+
+    def suspend(first: str) -> None:
+        upkeep.suspend(
+            lonely.connection,
+            programme="alltid",
+            period=Period(lonely.at(first).date(), lonely.at("2024-03-20 00:00").date()),
+            now=now,
+            warrant=Warrant("anna", "flood", approved_by="berit"),
+        )
+
+    with pytest.raises(SuspensionNotAllowed):
+        suspend("2024-03-05 00:00")
+    suspend("2024-03-06 00:00")
     assert lonely.wrong(member) == []

@@ -176,3 +176,27 @@ def test_a_return_that_came_first_and_takes_back_too_much_waits_for_staff(desk: 
     dismiss(desk, back)
     assert desk.standing(member).balance("bonus") == 500
     assert desk.wrong(member) == []
+
+
+def test_a_return_that_a_slow_clock_puts_before_its_sale_waits_for_staff(desk: "Desk") -> None:
+    member = desk.join()
+    sale = desk.receipt(member.card, "2024-03-04 12:00", 50000)
+    back = desk.return_of(sale, "2024-03-04 11:59", (1, 20000))
+    desk.take_back(back)
+    desk.record(sale)
+    found = waiting.list_waiting(desk.connection, programme="alltid")
+    assert (key_of("alltid", back), "time-impossible") in [(one.key, one.why) for one in found]
+    assert accept(desk, back).taken_back == {"bonus": 200}
+    assert desk.standing(member).balance("bonus") == 300
+    assert desk.wrong(member) == []
+
+
+def test_a_quote_says_that_a_receipt_would_wait(patient: "Desk") -> None:
+    receipt = patient.receipt(patient.join().card, "2024-03-04 10:00", 100000)
+    said = sales.quote(
+        patient.connection,
+        programme="alltid",
+        receipt=receipt,
+        now=patient.at("2024-06-01 10:00"),
+    )
+    assert (said.nothing, said.clause, said.earned) == ("too-late", "X-3", {})

@@ -61,16 +61,18 @@ def explain(
 @app.command("audit")
 def audit(
     quick: Annotated[bool, typer.Option("--quick", help="Without folding histories.")] = False,
-    kept: Annotated[str, typer.Option("--seal", help="A seal that was kept elsewhere.")] = "",
+    kept: Annotated[
+        str | None, typer.Option("--seal", help="A seal that was kept elsewhere.")
+    ] = None,
 ) -> None:
     """Prove the books: transfers balance, lots and balances follow, standing is the fold."""
     with database() as connection:
-        if kept and not re.fullmatch(r"[0-9]{1,18}:[0-9a-f]{64}", kept):
+        if kept is not None and not re.fullmatch(r"[0-9]{1,18}:[0-9a-f]{64}", kept):
             raise typer.BadParameter("write it as `kantis seal` prints it", param_hint="--seal")
         prove(connection, quick=quick, kept=kept)
 
 
-def prove(connection: psycopg.Connection, *, quick: bool, kept: str = "") -> None:
+def prove(connection: psycopg.Connection, *, quick: bool, kept: str | None = None) -> None:
     wrong = 0
     if kept:
         finding = auditing.check_seal(connection, kept)
@@ -81,6 +83,7 @@ def prove(connection: psycopg.Connection, *, quick: bool, kept: str = "") -> Non
         finding = _fold_again(connection, name)
         wrong += print_finding(finding.check, finding.wrong)
     if wrong:
+        console.print("[red]The books are not right.[/red] Book on, and find out who changed what.")
         raise typer.Exit(1)
     console.print("The books are right.")
 
@@ -112,9 +115,9 @@ def _fold_again(connection: psycopg.Connection, programme: str) -> auditing.Find
 
 
 def print_finding(check: str, wrong: tuple[str, ...]) -> int:
-    console.print(f"{'[red]no[/red] ' if wrong else '[green]yes[/green]'}  {check}")
+    console.print(f"{'[red]no[/red] ' if wrong else '[green]yes[/green]'}  {check}", soft_wrap=True)
     for one in wrong[:10]:
-        console.print(f"        {one}", markup=False)
+        console.print(f"        {one}", markup=False, soft_wrap=True)
     return len(wrong)
 
 

@@ -9,7 +9,6 @@ import typer
 
 from kantis import terminal
 from kantis.cli.common import console, database, now, store_app, till_app
-from kantis.core.refusals import TermsNotInForce
 from kantis.db import programmes
 from kantis.db.programmes import Store
 from kantis.operations import publishing
@@ -90,5 +89,6 @@ def new_token(
 def only_programme(connection: psycopg.Connection) -> str:
     names = programmes.names(connection)
     if len(names) != 1:
-        raise TermsNotInForce(programme="--programme is needed", published=names)
+        there = f"there are {', '.join(names)}" if names else "none is published yet"
+        raise typer.BadParameter(f"name one: {there}", param_hint="--programme")
     return names[0]

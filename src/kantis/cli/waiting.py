@@ -42,7 +42,8 @@ def waiting_accept(
             at=now(),
             warrant=Warrant(actor, reason, approved_by),
         )
-    console.print(f"{key}: booked; earned {answer.earned or 'nothing'}", markup=False)
+    earned = ", ".join(f"{amount:,} {unit}" for unit, amount in answer.earned.items())
+    console.print(f"{key}: booked; earned {earned or 'nothing'}", markup=False, soft_wrap=True)
 
 
 @waiting_app.command("dismiss")

@@ -81,7 +81,6 @@ class Returned(Event, frozen=True, tag="returned"):
     """Goods came back. `past` is looked up by whoever loads the event; it is not stored twice."""
 
     document: Return
-    entity: str = ""
     past: PastSale | None = None
 
 

@@ -68,10 +68,12 @@ FIRST = b"BEGIN;\n"
 LAST = b"""
 DO $$ BEGIN
     EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+    REVOKE ALL ON FUNCTION public.book, public.seal_books FROM PUBLIC;
 END $$;
 COMMIT;
 """
-"""A dump leaves out the rights on the database itself (db/sql/0001_grants.sql gives the why)."""
+"""A dump leaves out the rights on the database itself, and a restore to one role all rights
+(db/sql/0001_grants.sql gives the why)."""
 
 POSTGRESQL_17 = 17_00_00
 SINCE_17 = b"SET transaction_timeout = 0;\n"

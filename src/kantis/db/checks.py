@@ -63,7 +63,8 @@ CHECKS = {
             sealed_hash(before, account_id, after_transfer, last_transfer)""",
     "every seal follows from the one before": """
         SELECT seal_no FROM (
-            SELECT seal_no, hash, lag(hash) OVER (ORDER BY seal_no) AS before,
+            SELECT seal_no, hash, transfers, sealed_at,
+                   lag(hash) OVER (ORDER BY seal_no) AS before,
                    row_number() OVER (ORDER BY seal_no) AS place
             FROM seal
         ) s
@@ -71,7 +72,8 @@ CHECKS = {
             SELECT seal_no, string_agg(hash, '' ORDER BY account_id) AS hashes
             FROM account_seal GROUP BY seal_no
         ) a USING (seal_no)
-        WHERE seal_no <> place OR hash IS DISTINCT FROM sha256(coalesce(before, '') || hashes)""",
+        WHERE seal_no <> place OR hash IS DISTINCT FROM
+            seal_hash(before, transfers, sealed_at, hashes)""",
 }
 """Each finds the rows that contradict its name; all must find none."""
 

@@ -114,7 +114,19 @@ def _speak(connection: psycopg.Connection, programme: str) -> None:
 GUARDS = {
     "the trigger {} is switched off: switch it on again": """
         SELECT tgname FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid
-        WHERE NOT tgisinternal AND tgenabled <> 'O' AND relnamespace = 'public'::regnamespace""",
+        WHERE NOT tgisinternal AND tgenabled NOT IN ('O', 'A')
+          AND relnamespace = 'public'::regnamespace""",
+    "the trigger {} is gone: restore it from a backup or by migrating anew": """
+        SELECT name FROM unnest(ARRAY['transfer_posted', 'posting_belongs', 'transfer_append_only',
+            'posting_append_only', 'event_kept', 'event_unchanged', 'receipt_key_kept',
+            'receipt_key_unchanged', 'terms_append_only', 'seal_append_only']) AS name
+        WHERE to_regclass('public.posting') IS NOT NULL
+          AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgname = name)""",
+    "the table {} has lost its row-level security: restore it": """
+        SELECT relname FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid
+        WHERE attname = 'account_id' AND relkind = 'r' AND relname <> 'receipt_key'
+          AND relnamespace = 'public'::regnamespace
+          AND NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid AND polname = 'scope')""",
     "the table {} has its row-level security switched off: switch it on again": """
         SELECT relname FROM pg_class JOIN pg_policy ON polrelid = pg_class.oid
         WHERE NOT (relrowsecurity AND relforcerowsecurity)""",

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from hashlib import sha256
 from typing import Any, TypeVar
 
@@ -22,12 +22,9 @@ from kantis.core.step import caught_up, is_late, step
 from kantis.core.upkeep import next_due
 from kantis.db import accounts, programmes, refused
 from kantis.db.accounts import Account
-from kantis.db.past import Happened, Past, hash_of, past_before
+from kantis.db.past import INSTANT, Happened, Past, hash_of, past_before
 
 Asked = TypeVar("Asked", bound=AnyEvent)
-
-INSTANT = timedelta(microseconds=1)
-"""The least time between two instants."""
 
 CALENDAR = 0
 """The event number of transfers that no event caused."""
@@ -116,10 +113,9 @@ class Journal:
         )
 
     def refuse(self, key: str, content_hash: bytes, refusal: Refusal) -> None:
-        """Remember a refusal, if it is one that must not become a yes when it is asked again."""
-        if refusal.is_remembered:
-            row = refused.row(key, content_hash, refusal)
-            self._rows["refused"].append({**row, "recorded_at": self.now})
+        """Remember a refusal for ever, so that the same request asked again gets it again."""
+        row = refused.row(key, content_hash, refusal)
+        self._rows["refused"].append({**row, "recorded_at": self.now})
 
     def keep_stray(
         self,
@@ -399,9 +395,10 @@ def happen(
                 return _decided(connection, programme, account, asked, warrant, decide)
             except Refusal as reason:
                 refusal = reason
-            journal = Journal(connection, now=now or asked.at)
-            journal.refuse(key, content_hash, refusal)
-            journal.save()
+            if refusal.is_remembered:
+                journal = Journal(connection, now=now or asked.at)
+                journal.refuse(key, content_hash, refusal)
+                journal.save()
     raise refusal
 
 

@@ -1,7 +1,7 @@
 """What happened to an account before, read back: receipts by their keys, histories in order."""
 
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 
@@ -25,6 +25,9 @@ _decode_decision = msgspec.json.Decoder(Decision)
 _decode_sale = msgspec.json.Decoder(Sale)
 _decode_return = msgspec.json.Decoder(Returned)
 _decode_standing = msgspec.json.Decoder(Standing)
+
+INSTANT = timedelta(microseconds=1)
+"""The least time between two instants."""
 
 Happened = tuple[int, AnyEvent, Decision]
 """An event with its number in the account and with what was decided."""
@@ -217,6 +220,22 @@ def _sales_before(
             [account_id, wanted],
         ).fetchall()
     }
+
+
+def after_its_holds(connection: psycopg.Connection, account: Account, sale: Sale) -> Sale:
+    """Put a sale behind the holds that it captures: a till's clock may be behind ours."""
+    captured = {tender.hold for tender in sale.receipt.tenders if tender.hold}
+    held = [hold.held_at for hold in account.standing.holds if hold.hold_id in captured]
+    if over := captured - {hold.hold_id for hold in account.standing.holds}:
+        rows = connection.execute(
+            "SELECT at FROM event WHERE account_id = %s AND kind = 'held'"
+            " AND content ->> 'hold_id' = ANY(%s)",
+            [account.account_id, list(over)],
+        ).fetchall()
+        held += [at for (at,) in rows]
+    if not held:
+        return sale
+    return msgspec.structs.replace(sale, at=max(sale.at, *(at + INSTANT for at in held)))
 
 
 def check_payments(

@@ -141,10 +141,7 @@ def publish(
         if bytes(row[0]) != digest:
             raise TermsAlreadyPublished(programme=programme, valid_from=valid_from)
         return False
-    ((passed_on,),) = connection.execute(
-        "SELECT max((standing ->> 'through_on')::date) FROM account WHERE programme = %s",
-        [programme],
-    ).fetchall()
+    passed_on = lived_through(connection, programme)
     if passed_on is not None and passed_on >= valid_from:
         raise TermsTooLate(valid_from=valid_from, passed_on=passed_on)
     connection.execute(
@@ -154,6 +151,15 @@ def publish(
     )
     _revise(connection, programme, due_on=valid_from)
     return True
+
+
+def lived_through(connection: psycopg.Connection, programme: str) -> date | None:
+    """Give the latest day whose calendar an account has followed; None if there is no account."""
+    row = connection.execute(
+        "SELECT max((standing ->> 'through_on')::date) FROM account WHERE programme = %s",
+        [programme],
+    ).fetchone()
+    return None if row is None else row[0]
 
 
 def suspend(

@@ -22,7 +22,7 @@ _decode_receipt = msgspec.json.Decoder(Receipt)
 _decode_return = msgspec.json.Decoder(Return)
 
 
-FOR_STAFF = ("too-late", "returned-more-than-bought")
+FOR_STAFF = ("too-late", "returned-more-than-bought", "time-impossible")
 """Why a stray waits until staff decide on it; others wait for what they lack."""
 
 
@@ -62,8 +62,8 @@ def take_waiting_returns(
 ) -> None:
     """Book the returns that waited for those of these sales that have just been saved.
 
-    One that turns out to be refused (more comes back than was bought) waits for staff: the
-    till has long had its answer.
+    One that turns out to be refused (more comes back than was bought, or before it was sold by a
+    slow clock) waits for staff: the till has long had its answer.
     """
     hashes = {past.hash_of(key): key for key in sale_keys}
     meet(notes.connection, hashes.values())

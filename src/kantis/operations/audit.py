@@ -42,7 +42,7 @@ def audit_books(connection: psycopg.Connection) -> Iterator[Finding]:
     for check, query in checks.CHECKS.items():
         with connection.transaction():
             rows = checks.contradictions(connection, query)
-        yield Finding(check, tuple(str(row) for row in rows))
+        yield Finding(check, tuple(", ".join(map(str, row)) for row in rows))
 
 
 def audit_accounts(
@@ -55,6 +55,7 @@ def audit_accounts(
     :raises AccountUnknown:
     """
     with connection.transaction():
+        programmes.hold_still(connection, programme)
         terms = programmes.load(connection, programme)
         found = accounts.lock(connection, account_ids)
         if missing := set(account_ids) - found.keys():

@@ -24,11 +24,10 @@ from kantis.core.receipt import Receipt, Return, SaleKey, fingerprint, first_dif
 from kantis.core.refusals import ReceiptDiffers, Refusal, SaleUnknown, StoreUnknown
 from kantis.core.replay import refold
 from kantis.core.spending import check_unpaid, pays_with_units
-from kantis.core.standing import Standing
 from kantis.core.step import is_late, step
 from kantis.db import accounts, past, programmes, refused, strays
 from kantis.db.accounts import Account
-from kantis.db.journal import INSTANT, Journal
+from kantis.db.journal import Journal
 from kantis.db.past import Known
 from kantis.db.programmes import Store
 
@@ -112,6 +111,8 @@ def quote(
     with connection.transaction():
         terms = programmes.load(connection, programme)
         check_receipt(terms, receipt, now=now)
+        if clause := too_late(terms, receipt.at, now=now):
+            return Answer(key=key_of(programme, receipt), nothing="too-late", clause=clause)
         stores = programmes.stores(connection, programme, [receipt.store])
         cards = accounts.cards(connection, programme, [receipt.card])
         account_id, nothing = _account_of(terms, cards, receipt)
@@ -121,6 +122,7 @@ def quote(
             check_unpaid(terms, receipt, nothing)
             return Answer(key=key, nothing=nothing)
         account = accounts.read(connection, [account_id])[account_id]
+        sale = past.after_its_holds(connection, account, sale)
         past.check_payments(connection, terms, account, sale)
         if not is_late(terms, account.standing, sale):
             after, decision = step(terms, account.standing, sale)
@@ -152,6 +154,7 @@ def claim_receipt(
     """
     key = key_of(programme, sale)
     with connection.transaction():
+        programmes.hold_still(connection, programme)
         account = accounts.lock_one(connection, programme, account_id)
         terms = programmes.load(connection, programme)
         check_claim(terms, at=at)
@@ -215,7 +218,9 @@ class _Batch:
         try:
             answer, account = one(document, key)
         except Refusal as refusal:
-            self.journal.refuse(key, content_hash, refusal)
+            if refusal.is_remembered:
+                self.journal.refuse(key, content_hash, refusal)
+                self.refused[past.hash_of(key), content_hash] = refusal
             return refusal
         self.journal.remember(key, content_hash, account)
         encoded = msgspec.json.encode(answer)
@@ -283,7 +288,7 @@ class _Sales(_Batch):
             raise CardMovedError(receipt.card)
         account = self.accounts[account_id]
         sale = _sale(receipt, key, self.stores[receipt.store])
-        sale = _after_its_holds(sale, account.standing)
+        sale = past.after_its_holds(self.connection, account, sale)
         if receipt.tenders and pays_with_units(self.programme, receipt):
             if is_late(self.programme, account.standing, sale):
                 self.journal.save()  # what this transaction has noted comes before
@@ -354,7 +359,6 @@ class _Returns(_Batch):
             at=document.at,
             key=key,
             document=document,
-            entity=self.stores[document.store].entity,
             past=past.past_sale(self.connection, sale_key, sale),
         )
         admit_return(self.programme, returned, now=self.now)
@@ -395,13 +399,6 @@ def _account_of(
     terms = programme.on(programme.day(receipt.at)).terms
     nothing = why_not_usable(terms, card, at=receipt.at)
     return (None, nothing) if nothing else (account_id, "")
-
-
-def _after_its_holds(sale: Sale, standing: Standing) -> Sale:
-    """Put a sale behind the holds that it captures: a till's clock may be behind ours."""
-    captured = {tender.hold for tender in sale.receipt.tenders if tender.hold}
-    held = [hold.held_at + INSTANT for hold in standing.holds if hold.hold_id in captured]
-    return msgspec.structs.replace(sale, at=max([sale.at, *held])) if held else sale
 
 
 def _difference(known: Known, document: Receipt | Return) -> str:

@@ -6,7 +6,7 @@ import psycopg
 
 from kantis.core.admission import Warrant, admit_suspension
 from kantis.core.periods import Period, day_start
-from kantis.core.refusals import TimeImpossible
+from kantis.core.refusals import SuspensionNotAllowed, TimeImpossible
 from kantis.db import accounts, programmes
 from kantis.db.journal import Journal
 
@@ -63,6 +63,10 @@ def suspend(
         programmes.change_alone(connection, programme)
         terms = programmes.load(connection, programme)
         admit_suspension(terms, period, now=now, warrant=warrant)
+        passed_on = programmes.lived_through(connection, programme)
+        if passed_on is not None and passed_on > period.start:
+            # A till's clock ahead of ours: what has expired there would not have.
+            raise SuspensionNotAllowed(start=period.start, passed_on=passed_on)
         programmes.suspend(
             connection,
             programme=programme,

@@ -89,6 +89,7 @@ def _sale(
     account = accounts.lock_one(connection, terms.name, account_id)
     store = programmes.stores(connection, terms.name, [receipt.store])[receipt.store]
     sale = Sale(at=receipt.at, key=key, receipt=receipt, chain=store.chain, entity=store.entity)
+    sale = past.after_its_holds(connection, account, sale)
     past.check_payments(connection, terms, account, sale)
     return account, sale
 
@@ -101,12 +102,8 @@ def _return(
     if sale is None or sale.account_id is None:
         raise SaleUnknown(sale=sale_key)
     account = accounts.lock_one(connection, terms.name, sale.account_id)
-    store = programmes.stores(connection, terms.name, [document.store])[document.store]
-    returned = Returned(
-        at=document.at,
-        key=key,
-        document=document,
-        entity=store.entity,
-        past=past.past_sale(connection, sale_key, sale),
-    )
+    bought = past.past_sale(connection, sale_key, sale)
+    # Goods cannot come back before they are sold: a desk's clock was behind.
+    at = max(document.at, bought.sale.at)
+    returned = Returned(at=at, key=key, document=document, past=bought)
     return account, admit_return(terms, returned, now=now)

@@ -147,7 +147,8 @@ CREATE TABLE stray (
 CREATE INDEX stray_sale ON stray (sale_hash) WHERE sale_hash IS NOT NULL;
 CREATE INDEX stray_card ON stray (card_number) WHERE card_number <> '';
 CREATE INDEX stray_waiting ON stray (programme, recorded_at)
-    WHERE nothing IN ('too-late', 'returned-more-than-bought') AND dismissed_at IS NULL;
+    WHERE nothing IN ('too-late', 'returned-more-than-bought', 'time-impossible')
+      AND dismissed_at IS NULL;
 
 -- Requests that have no natural key of their own.
 CREATE TABLE request (
@@ -386,6 +387,13 @@ RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE AS $$
     ) lines
 $$;
 
+-- The hash of a seal over the accounts' hashes, in the order of the accounts.
+CREATE FUNCTION seal_hash(previous bytea, transfers bigint, at timestamptz, hashes bytea)
+RETURNS bytea LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT sha256(coalesce(previous, '') || convert_to(
+        concat_ws('|', transfers, (extract(epoch FROM at) * 1000000)::bigint), 'UTF8') || hashes)
+$$;
+
 -- Seal what was posted since the last seal; gives the new seal's number, none if there is nothing.
 CREATE FUNCTION seal_books(now_in timestamptz) RETURNS bigint LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = public, pg_temp AS $$
@@ -409,7 +417,8 @@ BEGIN
     ), sealed AS (
         INSERT INTO seal
         SELECT coalesce(before.seal_no, 0) + 1,
-               sha256(coalesce(before.hash, '') || string_agg(hash, '' ORDER BY account_id)),
+               seal_hash(before.hash, sum(transfers)::bigint, now_in,
+                         string_agg(hash, '' ORDER BY account_id)),
                sum(transfers), now_in
         FROM sealing HAVING count(*) > 0
         RETURNING seal_no
@@ -451,8 +460,10 @@ BEGIN
         IF EXISTS (
             SELECT FROM json_to_recordset(rows_in) AS r(account_id bigint, programme text)
             LEFT JOIN account a USING (account_id)
+            -- An account of another programme is not seen, and so has none.
             WHERE num_nonnulls(r.account_id, r.programme) > 0
-              AND coalesce(a.programme, r.programme) IS DISTINCT FROM programme_in
+              AND CASE WHEN r.account_id IS NULL THEN r.programme ELSE a.programme END
+                  IS DISTINCT FROM programme_in
         ) THEN
             RAISE EXCEPTION 'this session speaks for another programme'
                 USING ERRCODE = 'insufficient_privilege';
@@ -610,11 +621,14 @@ BEGIN
     END IF;
 
     IF placed_in IS NOT NULL THEN
+        WITH placed AS (
+            DELETE FROM stray USING json_to_recordset(placed_in)
+                AS p(key_hash text, account_id bigint, event_no bigint)
+            WHERE stray.key_hash = decode(p.key_hash, 'hex') AND caller IN ('*', stray.programme)
+            RETURNING stray.key_hash, p.account_id, p.event_no
+        )
         UPDATE receipt_key SET account_id = p.account_id, event_no = p.event_no
-        FROM json_to_recordset(placed_in) AS p(key_hash text, account_id bigint, event_no bigint)
-        WHERE receipt_key.key_hash = decode(p.key_hash, 'hex');
-        DELETE FROM stray USING json_to_recordset(placed_in) AS p(key_hash text)
-        WHERE stray.key_hash = decode(p.key_hash, 'hex');
+        FROM placed p WHERE receipt_key.key_hash = p.key_hash;
     END IF;
 
     PERFORM set_config('kantis.programme', coalesce(caller, ''), true);
