@@ -84,6 +84,7 @@ def run(src: Path, tests: tuple[str, ...], database_url: str) -> tuple[int, str]
             "PYTHONPATH": str(src),
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "KANTIS_DATABASE_URL": database_url,
+            "COLUMNS": "300",  # so that the reason of a failure is not cut off
         },
         capture_output=True,
         text=True,
