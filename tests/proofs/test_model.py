@@ -67,7 +67,7 @@ else:
 
 T = TypeVar("T")
 
-EXAMPLES, STEPS = 10, 50
+EXAMPLES, STEPS = 20, 50
 """In a round: examples, each of at most so many steps."""
 
 hypothesis.settings.register_profile(
@@ -187,14 +187,6 @@ at_a_desk = precondition(lambda self: self.turns % 3 == 0)
 """Desks have less to do than tills."""
 
 
-def as_written(at: datetime) -> datetime:
-    """Give an instant as a till writes it: local time with its offset then.
-
-    Instants of one zone are compared by the clocks on the wall, which go back once a year.
-    """
-    return datetime.fromisoformat(at.astimezone(model.ZONE).isoformat())
-
-
 class Machine(RuleBasedStateMachine):
     """What tills, desks and the calendar may do, each on Kantis and on the model."""
 
@@ -206,7 +198,7 @@ class Machine(RuleBasedStateMachine):
         self.example = next(self.ledger.numbers)
         self.name = f"model-{self.example}"
         self.shop = model.Shop(self.name)
-        self.now = as_written(START)
+        self.now = START
         self.turns = 0
         self.number = itertools.count(1)
         self.sent: list[Receipt | Return] = []
@@ -244,10 +236,12 @@ class Machine(RuleBasedStateMachine):
         self.turns += 1
         self.ledger.done["steps"] += 1
         self.ledger.done[what] += 1
-        self.now = as_written(self.now + wait)
-        if not wait:
-            late = self.now.replace(hour=23, minute=57, second=0)
-            self.now = late if late > self.now else late + timedelta(days=1)
+        if wait:
+            self.now += wait
+            return
+        self.now = self.now.astimezone(model.ZONE)
+        late = self.now.replace(hour=23, minute=57, second=0)
+        self.now = late if late > self.now else late + timedelta(days=1)
 
     def agree(self) -> None:
         """Compare where every account stands, and what is told of one of them."""
@@ -617,32 +611,6 @@ class Machine(RuleBasedStateMachine):
                 tenders=tuple(msgspec.structs.replace(one, kind="cash") for one in receipt.tenders),
             )
         self.send(receipt)
-
-    @precondition(lambda self: self.cards)
-    @rule(wait=waits, card=picks, some=lines, parts=st.tuples(percents, percents))
-    def bring_back_in_no_order(
-        self, wait: timedelta, card: int, some: tuple[Line, ...], parts: tuple[int, int]
-    ) -> None:
-        """Bring back two parts, of which the first comes last."""
-        self.step("bring back in no order", wait)
-        sale = self.receipt(card=self.card(card), ago=timedelta(0), lines=some)
-        self.send(sale)
-        self.now += timedelta(days=2)
-        for ago, part in zip((timedelta(0), timedelta(days=1)), parts, strict=True):
-            self.send(self.return_of(sale, ago, [(0, part // 2)]))
-
-    @precondition(lambda self: self.cards)
-    @rule(wait=waits, card=picks, some=lines, ago=agos)
-    def buy_before_the_calendar(
-        self, wait: timedelta, card: int, some: tuple[Line, ...], ago: timedelta
-    ) -> None:
-        """Send a receipt after the calendar was followed past its day."""
-        self.step("buy before the calendar", wait)
-        late = self.receipt(card=self.card(card), ago=timedelta(0), lines=some)
-        self.send(self.receipt(card=self.card(card), ago=ago, lines=some))
-        self.now += timedelta(days=33)
-        self.tick_to(model.day_of(self.now), 500)
-        self.send(late)
 
     @precondition(lambda self: self.unsent)
     @rule(wait=waits)
@@ -1035,8 +1003,10 @@ class Machine(RuleBasedStateMachine):
 
     # --- the calendar ---
 
-    def tick_to(self, through: date, limit: int) -> int | model.No:
-        """Follow the calendar until nothing is left; give what the last tick visited."""
+    @rule(wait=waits, back=st.sampled_from([0, 0, 0, 1, 40, -1]), limit=st.sampled_from([1, 500]))
+    def tick(self, wait: timedelta, back: int, limit: int) -> None:
+        self.step("tick", wait)
+        through = model.day_of(self.now) - timedelta(days=back)
         while True:
             visited = outcome_of(
                 lambda: upkeep.tick(
@@ -1047,21 +1017,13 @@ class Machine(RuleBasedStateMachine):
                     limit=limit,
                 )
             )
-            if not isinstance(visited, int):
-                return visited
-            if visited < limit:
-                self.shop.ticked = max(self.shop.ticked, through)
-                return visited
-
-    @rule(wait=waits, back=st.sampled_from([0, 0, 0, 1, 40, -1]), limit=st.sampled_from([1, 500]))
-    def tick(self, wait: timedelta, back: int, limit: int) -> None:
-        self.step("tick", wait)
-        through = model.day_of(self.now) - timedelta(days=back)
-        visited = self.tick_to(through, limit)
+            if not isinstance(visited, int) or visited < limit:
+                break
         if back < 0:
             assert visited == model.No("time-impossible")
         else:
             assert isinstance(visited, int), visited
+            self.shop.ticked = max(self.shop.ticked, through)
         self.agree()
 
     @at_a_desk
