@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from kantis import check
-from kantis.core import cards, cases, earning, step, terms
+from kantis.core import admission, cards, cases, earning, step, terms
 from kantis.core.cases import read_case
 from kantis.core.conditions import TOPICS
 from kantis.core.refusals import all_refusals
@@ -174,7 +174,7 @@ def reasons_in(module: ModuleType) -> Iterator[str]:
                 yield code
             case ast.keyword(arg="nothing", value=ast.Constant(value=str(code))):
                 yield code
-            case ast.FunctionDef(name="why_not_usable" | "_account_of"):
+            case ast.FunctionDef(name="why_not_usable" | "account_of" | "_account_of"):
                 yield from (
                     constant.value
                     for answer in ast.walk(node)
@@ -187,7 +187,9 @@ def reasons_in(module: ModuleType) -> Iterator[str]:
 
 
 def reasons() -> set[str]:
-    found = {code for one in (step, earning, cards, check, sales) for code in reasons_in(one)}
+    found = {
+        code for one in (step, earning, cards, admission, check, sales) for code in reasons_in(one)
+    }
     return {code for code in found if CODE.match(code)}
 
 

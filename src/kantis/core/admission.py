@@ -9,6 +9,7 @@ from datetime import date, datetime, timedelta
 
 from msgspec import Struct
 
+from kantis.core.cards import Card, account_at, why_not_usable
 from kantis.core.events import (
     Joined,
     Left,
@@ -263,6 +264,22 @@ def check_claim(programme: Programme, *, at: datetime) -> None:
 
 
 # --- sales and returns ---------------------------------------------------------------------
+
+
+def account_of(
+    programme: Programme, cards: dict[str, Card], receipt: Receipt
+) -> tuple[int | None, str]:
+    """Give the account that the card read stood for then, or the code of why there is none."""
+    if not receipt.card:
+        return None, "no-card"
+    card = cards.get(receipt.card)
+    if card is None or programme.is_before(receipt.at):
+        return None, "card-unknown"
+    if (account_id := account_at(card, at=receipt.at)) is None:
+        return None, "card-unknown"
+    terms = programme.on(programme.day(receipt.at)).terms
+    nothing = why_not_usable(terms, card, at=receipt.at)
+    return (None, nothing) if nothing else (account_id, "")
 
 
 def too_late(programme: Programme, at: datetime, *, now: datetime) -> str:

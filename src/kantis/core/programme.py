@@ -39,6 +39,7 @@ class Programme:
         self.suspensions = tuple(_joined(suspensions))
         self.name = in_order[0].programme
         self.zone = ZoneInfo(in_order[0].zone)
+        self.units = frozenset(unit.name for terms in in_order for unit in terms.unit)
         self._starts = [terms.valid_from for terms in in_order]
 
     def day(self, at: datetime) -> date:

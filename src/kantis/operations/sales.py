@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 
 from kantis.core.admission import (
     Warrant,
+    account_of,
     admit_return,
     check_claim,
     check_receipt,
@@ -17,7 +18,6 @@ from kantis.core.admission import (
     too_late,
 )
 from kantis.core.answers import Answer, answer_of
-from kantis.core.cards import Card, account_at, why_not_usable
 from kantis.core.events import Returned, Sale
 from kantis.core.programme import Programme
 from kantis.core.receipt import Receipt, Return, SaleKey, fingerprint, first_difference, key_of
@@ -115,7 +115,7 @@ def quote(
             return Answer(key=key_of(programme, receipt), nothing="too-late", clause=clause)
         stores = programmes.stores(connection, programme, [receipt.store])
         cards = accounts.cards(connection, programme, [receipt.card])
-        account_id, nothing = _account_of(terms, cards, receipt)
+        account_id, nothing = account_of(terms, cards, receipt)
         key = key_of(programme, receipt)
         sale = _sale(receipt, key, stores.get(receipt.store))
         if account_id is None:
@@ -248,14 +248,14 @@ class _Sales(_Batch):
     def record(self, receipts: Sequence[Receipt]) -> list[Result]:
         numbers = {receipt.card for receipt in receipts if receipt.card}
         before = accounts.cards(self.connection, self.name, numbers)
-        ids = (_account_of(self.programme, before, receipt)[0] for receipt in receipts)
+        ids = (account_of(self.programme, before, receipt)[0] for receipt in receipts)
         self.accounts = accounts.lock(self.connection, [i for i in ids if i is not None])
         # Read again under the locks: a card may have moved while we waited for them.
         self.cards = accounts.cards(self.connection, self.name, numbers)
         if stray := {
             receipt.card
             for receipt in receipts
-            if receipt.card and _account_of(self.programme, self.cards, receipt)[0] is None
+            if receipt.card and account_of(self.programme, self.cards, receipt)[0] is None
         }:
             # Its card may be being handed over at this moment.
             strays.meet(self.connection, map(strays.card_key, stray))
@@ -266,8 +266,12 @@ class _Sales(_Batch):
         keys = [key_of(self.name, receipt) for receipt in receipts]
         self.known = past.known(self.connection, keys)
         new = {key for key in keys if past.hash_of(key) not in self.known}
-        # Only payments can be refused at one moment and possible at another.
-        if paid := [key for key, receipt in zip(keys, receipts, strict=True) if receipt.tenders]:
+        # Only payments with units can be refused at one moment and possible at another.
+        if paid := [
+            key
+            for key, receipt in zip(keys, receipts, strict=True)
+            if any(tender.hold or tender.kind in self.programme.units for tender in receipt.tenders)
+        ]:
             self.refused = refused.recall(self.connection, paid)
         results = self.each(receipts, self._one)
         self.journal.save()
@@ -280,7 +284,7 @@ class _Sales(_Batch):
             raise StoreUnknown(store=receipt.store)
         if clause := too_late(self.programme, receipt.at, now=self.now):
             return self._keep(receipt, Answer(key=key, nothing="too-late", clause=clause))
-        account_id, nothing = _account_of(self.programme, self.cards, receipt)
+        account_id, nothing = account_of(self.programme, self.cards, receipt)
         if account_id is None:
             check_unpaid(self.programme, receipt, nothing)
             return self._keep(receipt, Answer(key=key, nothing=nothing))
@@ -383,22 +387,6 @@ def _sale(receipt: Receipt, key: str, store: Store | None) -> Sale:
     if store is None:
         raise StoreUnknown(store=receipt.store)
     return Sale(at=receipt.at, key=key, receipt=receipt, chain=store.chain, entity=store.entity)
-
-
-def _account_of(
-    programme: Programme, cards: dict[str, Card], receipt: Receipt
-) -> tuple[int | None, str]:
-    """Give the account that the card read stood for then, or the code of why there is none."""
-    if not receipt.card:
-        return None, "no-card"
-    card = cards.get(receipt.card)
-    if card is None or programme.is_before(receipt.at):
-        return None, "card-unknown"
-    if (account_id := account_at(card, at=receipt.at)) is None:
-        return None, "card-unknown"
-    terms = programme.on(programme.day(receipt.at)).terms
-    nothing = why_not_usable(terms, card, at=receipt.at)
-    return (None, nothing) if nothing else (account_id, "")
 
 
 def _difference(known: Known, document: Receipt | Return) -> str:

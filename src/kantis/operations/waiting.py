@@ -4,9 +4,8 @@ from datetime import datetime
 
 import psycopg
 
-from kantis.core.admission import Warrant, admit_return, admit_waiting
+from kantis.core.admission import Warrant, account_of, admit_return, admit_waiting
 from kantis.core.answers import Answer, answer_of
-from kantis.core.cards import account_at, why_not_usable
 from kantis.core.events import Returned, Sale
 from kantis.core.programme import Programme
 from kantis.core.receipt import Receipt, Return, key_of
@@ -80,11 +79,9 @@ def _find(connection: psycopg.Connection, programme: str, key: str) -> Stray:
 def _sale(
     connection: psycopg.Connection, terms: Programme, key: str, receipt: Receipt
 ) -> tuple[Account, Sale]:
-    card = accounts.cards(connection, terms.name, [receipt.card]).get(receipt.card)
-    account_id = None if card is None else account_at(card, at=receipt.at)
-    if card is None or account_id is None:
-        raise CardNotUsable(card=receipt.card, why="card-unknown")
-    if why := why_not_usable(terms.terms_at(receipt.at), card, at=receipt.at):
+    cards = accounts.cards(connection, terms.name, [receipt.card])
+    account_id, why = account_of(terms, cards, receipt)
+    if account_id is None:
         raise CardNotUsable(card=receipt.card, why=why)
     account = accounts.lock_one(connection, terms.name, account_id)
     store = programmes.stores(connection, terms.name, [receipt.store])[receipt.store]
