@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,32 @@ def test_without_its_database_a_server_answers_503_and_recovers(
             assert again.headers["Idempotency-Replayed"] == "true"
             assert till.get("/ready").status_code == 200
     assert one(cluster, "SELECT count(*) FROM event WHERE kind = 'sale'") == 2
+
+
+def test_whoever_waits_too_long_is_answered_503_and_later_as_if_asked_once(
+    cluster: Cluster, serving: Serving, a_receipt: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kantis.api.app.ANSWER_WITHIN_SECONDS", 0.5)
+    receipt = a_receipt(30_000)
+    with (
+        open_pool(cluster.url()) as pool,
+        serving(build_asgi(pool)) as base_url,
+        httpx.Client(base_url=base_url, headers=TOKEN, timeout=30) as till,
+        connect(cluster.url()) as other,
+    ):
+        with other.transaction():
+            other.execute("SELECT FROM account FOR UPDATE")
+            # More than there are threads that answer: the last ones wait for the first.
+            with ThreadPoolExecutor(20) as many:
+                asked = [many.submit(till.post, "/v1/receipts", json=receipt) for _ in range(20)]
+                answers = [one.result() for one in asked]
+            assert {answer.status_code for answer in answers} == {503}
+            assert {answer.json()["code"] for answer in answers} == {"unavailable"}
+            assert max(answer.elapsed.total_seconds() for answer in answers) < 2
+        until(20, lambda: till.post("/v1/receipts", json=receipt).status_code == 200)
+        assert till.post("/v1/receipts", json=receipt).headers["Idempotency-Replayed"] == "true"
+    booked = f"SELECT count(*) FROM event WHERE key LIKE '%/{receipt['number']}'"
+    assert one(cluster, booked) == 1
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """The API as an ASGI application."""
 
+import asyncio
+
 from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
+from litestar.types import ASGIApp, Receive, Scope, Send
 from psycopg_pool import ConnectionPool
 
 from kantis.api import desks, docs, tills
@@ -34,6 +37,20 @@ HANDLERS = (
     desks.dismiss_waiting,
 )
 
+ANSWER_WITHIN_SECONDS = 15
+"""How long a till waits for any answer. Each wait of ours is shorter (`kantis.db.connect`), but one
+request can meet several in a row: a connection, a lock, a statement, and others before it."""
+
+
+def in_time(app: ASGIApp) -> ASGIApp:
+    """Answer 503 when the time is over. What is under way goes on: asked again, its key answers."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async with asyncio.timeout(ANSWER_WITHIN_SECONDS):
+            await app(scope, receive, send)
+
+    return answer
+
 
 def build_app(pool: ConnectionPool, limits: Limits | None = None) -> Litestar:
     """Build the API on a pool, which stays the caller's to close. It needs no lifespan.
@@ -52,6 +69,7 @@ def build_app(pool: ConnectionPool, limits: Limits | None = None) -> Litestar:
             ),
             docs.assets(),
         ],
+        middleware=[in_time],
         openapi_config=docs.openapi(),
         exception_handlers={Exception: answer_problem},
         request_max_body_size=BODY_BYTES_MAX,

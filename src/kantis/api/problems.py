@@ -187,12 +187,13 @@ class Unavailable(Fault):
 
 
 NOT_NOW = (
+    TimeoutError,
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.errors.ReadOnlySqlTransaction,
     *RETRIED,
 )
-"""The database is away, full, shutting down or busy: the same request may succeed later."""
+"""The database is away, silent, full, shutting down or busy: the same request may succeed later."""
 
 GONE = "client disconnected prematurely"
 """What Litestar calls a 500: whoever asked went away amid the body. Nobody reads the answer."""
