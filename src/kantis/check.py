@@ -120,7 +120,7 @@ def receipt_of(
     """Give the receipt that a step's `buy` stands for; `number` is for one without a name."""
     buy = step.buy
     assert buy is not None, "the step buys something"
-    units = {unit.name for unit in programme.terms_at(at).unit}
+    units = programme.on(programme.day(at)).units
     items = buy.items or (Item(buy.amount),)
     lines = tuple(
         Line(

@@ -174,7 +174,17 @@ def test_all_that_is_booked_is_looked_at_but_postings_and_refusals(
         names = connection.execute(
             "SELECT unnest(proargnames) FROM pg_proc WHERE proname = 'book'"
         ).fetchall()
-    assert {name for (name,) in names} == BOOKED.keys() | {"postings_in", "refused_in"}
+    assert {name for (name,) in names} == BOOKED.keys() | {"postings_in", "refused_in", "sales_in"}
+
+
+def book(session: psycopg.Connection, parameter: str, rows: str) -> None:
+    """Book rows of one table and nothing else."""
+    names = session.execute(
+        "SELECT unnest(proargnames) FROM pg_proc WHERE proname = 'book'"
+    ).fetchall()
+    values = [rows if name == parameter else None for (name,) in names]
+    types = ["bytea[]" if name == "sales_in" else "json" for (name,) in names]
+    session.execute(f"SELECT book({', '.join(f'%s::{t}' for t in types)})".encode(), values)
 
 
 @pytest.mark.parametrize(("parameter", "rows"), BOOKED.items(), ids=BOOKED)
@@ -182,14 +192,9 @@ def test_booking_elsewhere_is_refused(
     shops: Callable[[str], str], parameter: str, rows: str
 ) -> None:
     with open_pool(shops(APP), size=1) as pool, pool.connection() as north:
-        names = north.execute(
-            "SELECT unnest(proargnames) FROM pg_proc WHERE proname = 'book'"
-        ).fetchall()
-        values = [rows if name == parameter else None for (name,) in names]
-        call = f"SELECT book({', '.join(['%s::json'] * len(values))})"
         speaking_for(north, "north")
         with pytest.raises(errors.InsufficientPrivilege, match="speaks for another programme"):
-            north.execute(call.encode(), values)
+            book(north, parameter, rows)
         # And the session speaks for no more than before.
         assert counts(north)["account"] == 1
 
@@ -200,12 +205,7 @@ def test_anothers_stray_is_not_taken_in_by_its_key(shops: Callable[[str], str]) 
         f' "{hashlib.sha256(b"stray2").hexdigest()}"}}]'
     )
     with open_pool(shops(APP), size=1) as pool, pool.connection() as north:
-        names = north.execute(
-            "SELECT unnest(proargnames) FROM pg_proc WHERE proname = 'book'"
-        ).fetchall()
-        values = [stolen if name == "placed_in" else None for (name,) in names]
-        call = f"SELECT book({', '.join(['%s::json'] * len(values))})"
-        speaking_for(north, "north").execute(call.encode(), values)
+        book(speaking_for(north, "north"), "placed_in", stolen)
     with connect(shops(APP)) as everything:
         assert counts(everything)["stray"] == 2
         led = everything.execute(

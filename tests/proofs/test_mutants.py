@@ -111,6 +111,14 @@ def verdict(code: int, said: str) -> str:
 # --- mistakes in the code -------------------------------------------------------------------
 
 
+def test_every_mistake_can_be_made(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "src", tmp_path / "src")
+    for mutant in mutants():
+        before = (tmp_path / "src/kantis" / mutant.file).read_text("utf-8")
+        mutated(mutant, tmp_path / "src")
+        (tmp_path / "src/kantis" / mutant.file).write_text(before, "utf-8")
+
+
 @pytest.mark.timeout(0)
 def test_every_mistake_in_the_ledger_is_noticed(
     server: "Server",

@@ -184,7 +184,7 @@ def admit_opening(
     check_member(standing)
     if standing.is_opened or standing.sums or standing.lots or standing.debts:
         raise AlreadyOpened
-    units = {unit.name for unit in terms.unit}
+    units = programme.on(programme.day(opening.at)).units
     for lot in opening.lots:
         if lot.unit not in units or lot.amount <= 0:
             raise UnitUnknown(unit=lot.unit, amount=lot.amount, known=sorted(units))
@@ -314,16 +314,15 @@ def check_receipt(programme: Programme, receipt: Receipt, *, now: datetime) -> N
     if lines_minor != receipt.total_minor:
         raise AmountsDoNotAddUp(total_minor=receipt.total_minor, lines_minor=lines_minor)
     if receipt.tenders:
-        tenders_minor = sum(tender.amount_minor for tender in receipt.tenders)
+        tenders_minor = sum([tender.amount_minor for tender in receipt.tenders])
         if tenders_minor != receipt.total_minor:
             raise AmountsDoNotAddUp(total_minor=receipt.total_minor, tenders_minor=tenders_minor)
-    terms = programme.terms_at(receipt.at)
-    units = {unit.name for unit in terms.unit}
-    paid = [tender.amount_minor for tender in receipt.tenders if tender.kind in units]
-    if any(amount <= 0 for amount in paid) or sum(paid) > max(receipt.total_minor, 0):
+    version = programme.on(programme.day(receipt.at))
+    paid = [t.amount_minor for t in receipt.tenders if t.kind in version.units]
+    if paid and (min(paid) <= 0 or sum(paid) > receipt.total_minor):
         # Change would turn bonus into cash (S-9).
         raise AmountsDoNotAddUp(total_minor=receipt.total_minor, paid_with_units=sum(paid))
-    currency = terms.currency
+    currency = version.terms.currency
     if receipt.currency != currency:
         raise CurrencyUnknown(currency=receipt.currency, expected=currency)
 

@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterable
 from datetime import date, datetime
+from functools import lru_cache
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -13,6 +14,9 @@ from kantis.core.standing import LotKey
 from kantis.core.terms import Terms
 from kantis.core.terms_text import TermsFaulty, check_succession
 
+DAYS_KEPT = 4096
+"""Instants whose local day is remembered: those of the receipts under way, and more."""
+
 
 class Version:
     """One version of the terms with what is prepared from it."""
@@ -21,6 +25,7 @@ class Version:
         """Prepare `terms`."""
         self.terms = terms
         self.earner = Earner(terms)
+        self.units = frozenset(unit.name for unit in terms.unit)
 
 
 class Programme:
@@ -39,11 +44,20 @@ class Programme:
         self.suspensions = tuple(_joined(suspensions))
         self.name = in_order[0].programme
         self.zone = ZoneInfo(in_order[0].zone)
-        self.units = frozenset(unit.name for terms in in_order for unit in terms.unit)
+        self.units = frozenset[str]().union(*(version.units for version in self.versions))
         self._starts = [terms.valid_from for terms in in_order]
+        self._day = lru_cache(maxsize=DAYS_KEPT)(self._reckon_day)
 
     def day(self, at: datetime) -> date:
         """Give the programme's local day at an instant."""
+        return self._day(at, at.fold)
+
+    def _reckon_day(self, at: datetime, fold: int) -> date:
+        """Reckon a day that `day` remembers: a dozen rules ask for that of one receipt.
+
+        `fold` tells apart what Python calls equal, the hours that a clock shows twice.
+        """
+        del fold
         return local_day(at, self.zone)
 
     def is_before(self, at: datetime) -> bool:

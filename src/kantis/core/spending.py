@@ -36,7 +36,7 @@ def check_member(standing: Standing) -> None:
 
 def pays_with_units(programme: Programme, receipt: Receipt) -> bool:
     """Tell whether a receipt spends, or captures, any unit of the programme."""
-    units = {unit.name for unit in programme.terms_at(receipt.at).unit}
+    units = programme.on(programme.day(receipt.at)).units
     return any(tender.hold or tender.kind in units for tender in receipt.tenders)
 
 
@@ -48,7 +48,7 @@ def admit_payments(programme: Programme, standing: Standing, sale: Sale, *, then
 
     :raises Refusal: as `authorize_spending` and `authorize_capture`
     """
-    units = {unit.name for unit in programme.terms_at(sale.at).unit}
+    units = programme.on(programme.day(sale.at)).units
     unheld: Counter[str] = Counter()
     captured: set[str] = set()
     for tender in sale.receipt.tenders:

@@ -88,7 +88,8 @@ class _Step:
         self.at = at
         self.day = day
         self.books = Books(standing, decision.transfers)
-        end_holds(programme, self.books, at=at)
+        if standing.holds:
+            end_holds(programme, self.books, at=at)
 
     def take(self, event: AnyEvent) -> None:
         match event:
@@ -184,18 +185,17 @@ class _Step:
         else:
             self.earn(receipt, event.chain, entity)
         if self.counts(event.chain):
-            fees = sum(
-                [
-                    line.amount_minor
-                    for line in receipt.lines
-                    if line.fee in self.version.earner.fees
-                ]
-            )
-            tiers.count_purchase(self.terms, self.standing, receipt.total_minor - fees, on=self.day)
+            bought = receipt.total_minor - self.fees_in(receipt)
+            tiers.count_purchase(self.terms, self.standing, bought, on=self.day)
         return None
 
     def nothing(self, code: str, clause: str = "") -> None:
         self.decision.reasons.append(Reason(code, clause))
+
+    def fees_in(self, receipt: Receipt) -> int:
+        """Give what the fees among a receipt's lines come to: a fee is no purchase."""
+        fees = self.version.earner.fees
+        return sum([line.amount_minor for line in receipt.lines if line.fee in fees]) if fees else 0
 
     def counts(self, chain: str) -> bool:
         counting = self.terms.counting

@@ -48,6 +48,8 @@ TABLES = (
 )
 """What `book` takes rows for, in the order of its parameters."""
 
+_BOOK = f"SELECT book({', '.join(['%s::text::json'] * len(TABLES))}, %s)"
+
 _encode = msgspec.json.Encoder().encode
 _decode_event: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 _decode_answer = msgspec.json.Decoder(Answer)
@@ -60,7 +62,10 @@ class Journal:
         """Collect for a transaction on `connection`; `now` is when it is recorded."""
         self.connection = connection
         self.now = now
+        self.awaited: set[bytes] = set()
+        """The hashes of the sales saved so far for which a return has waited."""
         self._accounts: dict[int, tuple[Programme, Account]] = {}
+        self._sales: list[bytes] = []
         self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
 
     def move(
@@ -85,6 +90,7 @@ class Journal:
         self._accounts[account.account_id] = (programme, account)
         self._rows["event"].append(_event_row(account, event, decision, warrant, self.now))
         if isinstance(event, Sale):
+            self._sales.append(hash_of(event.key))
             self._note_captures(account, event)
         return decision
 
@@ -166,14 +172,12 @@ class Journal:
             for programme, account in self._accounts.values()
         ]
         if any(self._rows.values()):
-            self.connection.execute(
-                f"SELECT book({', '.join(['%s::text::json'] * len(TABLES))})",
-                [
-                    _encode(rows).decode() if (rows := self._rows[table]) else None
-                    for table in TABLES
-                ],
-            )
+            encoded = [_encode(rows).decode() if rows else None for rows in self._rows.values()]
+            row = self.connection.execute(_BOOK, [*encoded, self._sales]).fetchone()
+            assert row is not None, "a function gives a row"
+            self.awaited.update(row[0])
         self._accounts.clear()
+        self._sales.clear()
         for rows in self._rows.values():
             rows.clear()
 

@@ -77,19 +77,22 @@ def load(connection: psycopg.Connection, name: str) -> Programme:
     :raises TermsNotInForce: when nothing of that name is published
     """
     row = connection.execute(
-        "SELECT (SELECT string_agg(hash, '' ORDER BY valid_from) FROM terms_version t"
-        " WHERE t.programme = p.programme), revision,"
-        " (SELECT string_agg(concat(start_on, end_on), '' ORDER BY start_on, end_on)"
-        " FROM suspension s WHERE s.programme = p.programme)"
-        " FROM programme p WHERE programme = %s",
-        [name],
+        "SELECT terms, revision, suspensions FROM programme_mark(%s)", [name]
     ).fetchone()
-    if row is None or row[0] is None:
+    return ready(connection, name, row or (None, None, None))
+
+
+def ready(connection: psycopg.Connection, name: str, mark: tuple[object, ...]) -> Programme:
+    """Give the programme that has just been found with this mark: terms, revision, suspensions.
+
+    :raises TermsNotInForce: when nothing of that name is published
+    """
+    if mark[0] is None:
         raise TermsNotInForce(programme=name)
-    if (cached := _cache.get(name)) is not None and cached[0] == row:
+    if (cached := _cache.get(name)) is not None and cached[0] == mark:
         return cached[1]
     programme = _read(connection, name)
-    _cache[name] = (row, programme)
+    _cache[name] = (mark, programme)
     return programme
 
 

@@ -42,10 +42,7 @@ def meet(connection: psycopg.Connection, sale_keys: Iterable[str]) -> None:
     Neither sees what the other has not committed: without this both could be kept and the
     return wait for ever. Whoever is second looks again and finds the first.
     """
-    numbers = sorted(int.from_bytes(past.hash_of(key)[:8], signed=True) for key in sale_keys)
-    connection.execute(
-        "SELECT count(pg_advisory_xact_lock(n)) FROM unnest(%s::bigint[]) n", [numbers]
-    )
+    connection.execute("SELECT meet(%s)", [[past.hash_of(key) for key in sale_keys]])
 
 
 def card_key(number: str) -> str:

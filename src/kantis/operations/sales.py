@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 import psycopg
@@ -19,7 +19,6 @@ from kantis.core.admission import (
 )
 from kantis.core.answers import Answer, answer_of
 from kantis.core.events import Returned, Sale
-from kantis.core.programme import Programme
 from kantis.core.receipt import Receipt, Return, SaleKey, fingerprint, first_difference, key_of
 from kantis.core.refusals import ReceiptDiffers, Refusal, SaleUnknown, StoreUnknown
 from kantis.core.replay import refold
@@ -27,6 +26,7 @@ from kantis.core.spending import check_unpaid, pays_with_units
 from kantis.core.step import is_late, step
 from kantis.db import accounts, past, programmes, refused, strays
 from kantis.db.accounts import Account
+from kantis.db.batch import look_up
 from kantis.db.journal import Journal
 from kantis.db.past import Known
 from kantis.db.programmes import Store
@@ -50,6 +50,16 @@ RETRIED = (
 """What another transaction can cause: the same work is done again, one document at a time."""
 
 
+class Sent(Struct, frozen=True):
+    """A receipt, and who sent it."""
+
+    receipt: Receipt
+    warrant: Warrant
+
+
+Item = TypeVar("Item", Sent, Return)
+
+
 class Recorded(Struct, frozen=True):
     """The answer to a document as JSON, and whether it is the one that was given before."""
 
@@ -71,17 +81,25 @@ def record_receipts(
     now: datetime,
     warrant: Warrant,
 ) -> list[Result]:
+    """Book receipts that all come from one sender, as `record_sent` does."""
+    sent = [Sent(receipt, warrant) for receipt in receipts]
+    return record_sent(connection, programme=programme, sent=sent, now=now)
+
+
+def record_sent(
+    connection: psycopg.Connection, *, programme: str, sent: Sequence[Sent], now: datetime
+) -> list[Result]:
     """Book receipts, each once for ever, in one transaction; results are in the same order.
 
     A refused receipt books nothing and does not keep the others from being booked. A
     receipt without a working card is kept on no account and earns nothing.
     """
 
-    def book(some: Sequence[Receipt]) -> list[Result]:
+    def book(some: Sequence[Sent]) -> list[Result]:
         with connection.transaction():
-            return _Sales(connection, programme, now, warrant).record(some)
+            return _Sales(connection, programme, now, some).record()
 
-    return _together_or_alone(book, receipts)
+    return _together_or_alone(book, sent)
 
 
 def record_returns(
@@ -96,7 +114,7 @@ def record_returns(
 
     def book(some: Sequence[Return]) -> list[Result]:
         with connection.transaction():
-            return _Returns(connection, programme, now, warrant).record(some)
+            return _Returns(connection, programme, now, some, warrant).record()
 
     return _together_or_alone(book, returns)
 
@@ -165,58 +183,63 @@ def claim_receipt(
 
 
 def _together_or_alone(
-    book: Callable[[Sequence[Document]], list[Result]], documents: Sequence[Document]
+    book: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
 ) -> list[Result]:
     """Book all at once; if another transaction came between, one by one."""
     try:
-        return book(documents)
+        return book(items)
     except RETRIED:
-        return [_persistently(book, document) for document in documents]
+        return [_persistently(book, item) for item in items]
 
 
-def _persistently(book: Callable[[Sequence[Document]], list[Result]], document: Document) -> Result:
+def _persistently(book: Callable[[Sequence[Item]], list[Result]], item: Item) -> Result:
     for _ in range(ATTEMPTS - 1):
         try:
-            return book([document])[0]
+            return book([item])[0]
         except RETRIED:
             continue
-    return book([document])[0]
+    return book([item])[0]
 
 
-class _Batch:
+class _Batch(Generic[Document]):
     """One transaction over several documents, each with a key that is used once for ever."""
 
     def __init__(
-        self, connection: psycopg.Connection, programme: str, now: datetime, warrant: Warrant
+        self,
+        connection: psycopg.Connection,
+        programme: str,
+        now: datetime,
+        documents: Sequence[Document],
     ) -> None:
         self.connection = connection
         self.name = programme
-        programmes.hold_still(connection, programme)
-        self.programme: Programme = programmes.load(connection, programme)
         self.now = now
-        self.warrant = warrant
+        self.documents: Sequence[Document] = documents
+        self.keys = [key_of(programme, document) for document in documents]
         self.journal = Journal(connection, now=now)
         self.known: dict[bytes, Known] = {}
         self.refused: dict[tuple[bytes, bytes], Refusal] = {}
         self.taken: dict[str, tuple[bytes, bytes, Receipt | Return]] = {}
 
-    def each(
-        self, documents: Sequence[Document], one: Callable[[Document, str], Booked]
-    ) -> list[Result]:
-        """Take documents in the order in which they happened; give results as they were sent."""
+    def each(self, one: Callable[[int], Booked]) -> list[Result]:
+        """Take documents in the order in which they happened; give results as they were sent.
+
+        `one` books the document of a place in the batch.
+        """
+        documents = self.documents
         in_order = sorted(range(len(documents)), key=lambda index: documents[index].at)
-        results = {index: self._once(documents[index], one) for index in in_order}
+        results = {index: self._once(index, one) for index in in_order}
         return [results[index] for index in range(len(documents))]
 
-    def _once(self, document: Document, one: Callable[[Document, str], Booked]) -> Result:
-        key = key_of(self.name, document)
+    def _once(self, index: int, one: Callable[[int], Booked]) -> Result:
+        document, key = self.documents[index], self.keys[index]
         content_hash = fingerprint(document)
         if (before := self.refused.get((past.hash_of(key), content_hash))) is not None:
             return before
         if (again := self._again(document, key, content_hash)) is not None:
             return again
         try:
-            answer, account = one(document, key)
+            answer, account = one(index)
         except Refusal as refusal:
             if refusal.is_remembered:
                 self.journal.refuse(key, content_hash, refusal)
@@ -227,7 +250,7 @@ class _Batch:
         self.taken[key] = (content_hash, encoded, document)
         return Recorded(Raw(encoded))
 
-    def _again(self, document: Document, key: str, content_hash: bytes) -> Result | None:
+    def _again(self, document: Receipt | Return, key: str, content_hash: bytes) -> Result | None:
         """Answer a key that was used before, in this batch or ever."""
         if (taken := self.taken.get(key)) is not None:
             before_hash, answer, before = taken
@@ -242,49 +265,71 @@ class _Batch:
         return ReceiptDiffers(receipt=key, field=field)
 
 
-class _Sales(_Batch):
+class _Sales(_Batch[Receipt]):
     """Receipts being booked."""
 
-    def record(self, receipts: Sequence[Receipt]) -> list[Result]:
-        numbers = {receipt.card for receipt in receipts if receipt.card}
-        before = accounts.cards(self.connection, self.name, numbers)
-        ids = (account_of(self.programme, before, receipt)[0] for receipt in receipts)
-        self.accounts = accounts.lock(self.connection, [i for i in ids if i is not None])
-        # Read again under the locks: a card may have moved while we waited for them.
-        self.cards = accounts.cards(self.connection, self.name, numbers)
+    def __init__(
+        self, connection: psycopg.Connection, programme: str, now: datetime, sent: Sequence[Sent]
+    ) -> None:
+        super().__init__(connection, programme, now, [one.receipt for one in sent])
+        self.warrants = [one.warrant for one in sent]
+
+    def record(self) -> list[Result]:
+        numbers = {receipt.card for receipt in self.documents if receipt.card}
+        found = look_up(
+            self.connection,
+            self.name,
+            cards=numbers,
+            stores={receipt.store for receipt in self.documents},
+            key_hashes=map(past.hash_of, self.keys),
+            locking=True,
+        )
+        self.programme = found.programme
+        self.accounts, self.cards, self.stores = found.accounts, found.cards, found.stores
+        self.owners = self._owners()
         if stray := {
             receipt.card
-            for receipt in receipts
-            if receipt.card and account_of(self.programme, self.cards, receipt)[0] is None
+            for receipt, (account_id, _) in zip(self.documents, self.owners, strict=True)
+            if receipt.card and account_id is None
         }:
             # Its card may be being handed over at this moment.
             strays.meet(self.connection, map(strays.card_key, stray))
             self.cards = accounts.cards(self.connection, self.name, numbers)
-        self.stores = programmes.stores(
-            self.connection, self.name, {receipt.store for receipt in receipts}
-        )
-        keys = [key_of(self.name, receipt) for receipt in receipts]
-        self.known = past.known(self.connection, keys)
-        new = {key for key in keys if past.hash_of(key) not in self.known}
+            self.owners = self._owners()
+        if used := [key for key in self.keys if past.hash_of(key) in found.used]:
+            self.known = past.known(self.connection, used)
         # Only payments with units can be refused at one moment and possible at another.
         if paid := [
             key
-            for key, receipt in zip(keys, receipts, strict=True)
+            for key, receipt in zip(self.keys, self.documents, strict=True)
             if any(tender.hold or tender.kind in self.programme.units for tender in receipt.tenders)
         ]:
             self.refused = refused.recall(self.connection, paid)
-        results = self.each(receipts, self._one)
+        results = self.each(self._one)
         self.journal.save()
-        strays.take_waiting_returns(self.journal, self.programme, self.accounts, new, self.warrant)
+        if self.journal.awaited:
+            self._take_waiting_returns()
         return results
 
-    def _one(self, receipt: Receipt, key: str) -> Booked:
+    def _owners(self) -> list[tuple[int | None, str]]:
+        return [account_of(self.programme, self.cards, receipt) for receipt in self.documents]
+
+    def _take_waiting_returns(self) -> None:
+        awaited = frozenset(self.journal.awaited)
+        for key, warrant in dict(zip(self.keys, self.warrants, strict=True)).items():
+            if past.hash_of(key) in awaited:
+                strays.take_waiting_returns(
+                    self.journal, self.programme, self.accounts, [key], warrant
+                )
+
+    def _one(self, index: int) -> Booked:
+        receipt, key, warrant = self.documents[index], self.keys[index], self.warrants[index]
         check_receipt(self.programme, receipt, now=self.now)
         if receipt.store not in self.stores:
             raise StoreUnknown(store=receipt.store)
         if clause := too_late(self.programme, receipt.at, now=self.now):
             return self._keep(receipt, Answer(key=key, nothing="too-late", clause=clause))
-        account_id, nothing = account_of(self.programme, self.cards, receipt)
+        account_id, nothing = self.owners[index]
         if account_id is None:
             check_unpaid(self.programme, receipt, nothing)
             return self._keep(receipt, Answer(key=key, nothing=nothing))
@@ -297,7 +342,7 @@ class _Sales(_Batch):
             if is_late(self.programme, account.standing, sale):
                 self.journal.save()  # what this transaction has noted comes before
             past.check_payments(self.connection, self.programme, account, sale)
-        decision = self.journal.move(self.programme, account, sale, self.warrant)
+        decision = self.journal.move(self.programme, account, sale, warrant)
         answer = answer_of(key, decision, account.standing)
         self.journal.answer(answer)
         return answer, account
@@ -315,26 +360,38 @@ class _Sales(_Batch):
         return answer, None
 
 
-class _Returns(_Batch):
+class _Returns(_Batch[Return]):
     """Returns being booked."""
 
-    def record(self, returns: Sequence[Return]) -> list[Result]:
-        sale_keys = {key_of(self.name, document.sale) for document in returns}
-        keys = {key_of(self.name, document) for document in returns}
+    def __init__(
+        self,
+        connection: psycopg.Connection,
+        programme: str,
+        now: datetime,
+        returns: Sequence[Return],
+        warrant: Warrant,
+    ) -> None:
+        super().__init__(connection, programme, now, returns)
+        self.warrant = warrant
+
+    def record(self) -> list[Result]:
+        programmes.hold_still(self.connection, self.name)
+        self.programme = programmes.load(self.connection, self.name)
+        sale_keys = {key_of(self.name, document.sale) for document in self.documents}
         found = past.known(self.connection, sale_keys)
         ids = {sale.account_id for sale in found.values() if sale.account_id is not None}
         self.accounts = accounts.lock(self.connection, ids)
         self.stores = programmes.stores(
-            self.connection, self.name, {document.store for document in returns}
+            self.connection, self.name, {document.store for document in self.documents}
         )
         # Read again under the locks: another till may have returned the same lines.
         self.sales = past.known(self.connection, sale_keys)
         if missing := {key for key in sale_keys if not self._is_booked(key)}:
             strays.meet(self.connection, missing)
             self.sales = past.known(self.connection, sale_keys)
-        self.known = past.known(self.connection, keys)
-        self.refused = refused.recall(self.connection, keys)
-        results = self.each(returns, self._one)
+        self.known = past.known(self.connection, self.keys)
+        self.refused = refused.recall(self.connection, self.keys)
+        results = self.each(self._one)
         self.journal.save()
         return results
 
@@ -342,7 +399,8 @@ class _Returns(_Batch):
         sale = self.sales.get(past.hash_of(sale_key))
         return sale is not None and sale.account_id is not None
 
-    def _one(self, document: Return, key: str) -> Booked:
+    def _one(self, index: int) -> Booked:
+        document, key = self.documents[index], self.keys[index]
         check_time(self.programme, document.at, now=self.now)
         if document.store not in self.stores:
             raise StoreUnknown(store=document.store)

@@ -31,6 +31,18 @@ CREATE TABLE suspension (
     CHECK (approved_by = '' OR approved_by <> actor)
 );
 
+-- What a programme that was made ready is known by: all that is published or suspended.
+CREATE FUNCTION programme_mark(programme_in text, OUT terms bytea, OUT revision bigint,
+                               OUT suspensions text)
+LANGUAGE sql STABLE AS $$
+    SELECT (SELECT string_agg(hash, '' ORDER BY valid_from) FROM terms_version t
+            WHERE t.programme = p.programme),
+           revision,
+           (SELECT string_agg(concat(start_on, end_on), '' ORDER BY start_on, end_on)
+            FROM suspension s WHERE s.programme = p.programme)
+    FROM programme p WHERE programme = programme_in
+$$;
+
 CREATE TABLE store (
     programme text NOT NULL REFERENCES programme,
     store     text NOT NULL CHECK (store ~ '^[A-Za-z0-9._-]{1,64}$'),
@@ -60,7 +72,7 @@ CREATE TABLE account (
     last_event  bigint NOT NULL DEFAULT 0 CHECK (last_event >= 0),
     last_transfer bigint NOT NULL DEFAULT 0 CHECK (last_transfer >= 0),
     next_due_on date NOT NULL             -- the first day whose calendar may change the account
-);
+) WITH (fillfactor = 60);                 -- each receipt writes it anew: beside the old, no index moves
 CREATE INDEX account_due ON account (programme, next_due_on);
 
 CREATE TABLE card (
@@ -116,7 +128,7 @@ CREATE TABLE event (
     PRIMARY KEY (account_id, event_no),
     UNIQUE (account_id, key),
     CHECK (approved_by = '' OR approved_by <> actor)
-);
+) WITH (toast_tuple_target = 4080);       -- compressing a receipt of usual length costs more than it saves
 CREATE INDEX event_sale ON event (account_id, sale_key) WHERE sale_key IS NOT NULL;
 
 -- A receipt or return is known by its key for ever, whoever's card was read.
@@ -261,7 +273,7 @@ CREATE TABLE lot (
     valid_from  date NOT NULL,
     remaining   bigint NOT NULL CHECK (remaining >= 0),
     PRIMARY KEY (account_id, unit, valid_until, earned_on, valid_from)
-);
+) WITH (fillfactor = 80);
 
 CREATE TABLE balance (
     account_id bigint NOT NULL REFERENCES account,
@@ -269,7 +281,7 @@ CREATE TABLE balance (
     balance    bigint NOT NULL,           -- lots less debt
     debt       bigint NOT NULL CHECK (debt >= 0),
     PRIMARY KEY (account_id, unit)
-);
+) WITH (fillfactor = 80);
 
 -- What must not be ---------------------------------------------------------------------------
 
@@ -442,6 +454,22 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Waiting -----------------------------------------------------------------------------------
+
+-- Why a stray waits until staff decide on it; others wait for what they lack.
+CREATE FUNCTION for_staff() RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+    SELECT ARRAY['too-late', 'returned-more-than-bought', 'time-impossible']
+$$;
+
+-- Wait, until the transaction ends, for others who name the same keys; in one order, so that two wait
+-- for each other and no more.
+CREATE FUNCTION meet(hashes bytea[]) RETURNS void LANGUAGE sql AS $$
+    SELECT pg_advisory_xact_lock(n) FROM (
+        SELECT ('x' || encode(substr(hash, 1, 8), 'hex'))::bit(64)::bigint AS n
+        FROM unnest(hashes) AS hash ORDER BY n
+    ) sorted
+$$;
+
 -- Booking ------------------------------------------------------------------------------------
 -- One call saves all that a batch of decisions comes to; nothing else writes to these tables. The
 -- accounts are locked by the caller (db/accounts.py), sorted, before they were read.
@@ -457,7 +485,7 @@ BEGIN
         RETURN;
     END IF;
     FOREACH rows_in IN ARRAY tables LOOP
-        IF EXISTS (
+        IF rows_in IS NOT NULL AND EXISTS (
             SELECT FROM json_to_recordset(rows_in) AS r(account_id bigint, programme text)
             LEFT JOIN account a USING (account_id)
             -- An account of another programme is not seen, and so has none.
@@ -471,18 +499,35 @@ BEGIN
     END LOOP;
 END $$;
 
+-- The same for the rows of each receipt, which are not read twice for it: they are of the accounts
+-- that have been looked at.
+CREATE FUNCTION within_scope(account_in bigint, looked_at bigint[])
+RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF account_in IS NOT NULL AND account_in <> ALL (looked_at) THEN
+        RAISE EXCEPTION 'this session speaks for another programme'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    RETURN account_in;
+END $$;
+
 CREATE FUNCTION book(accounts_in json, events_in json, transfers_in json, postings_in json,
                      receipt_keys_in json, strays_in json, card_orders_in json, tier_changes_in json,
                      reviews_in json, snapshots_in json, captures_in json, refused_in json,
-                     decisions_in json, forgotten_in json, placed_in json)
-RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+                     decisions_in json, forgotten_in json, placed_in json, sales_in bytea[])
+RETURNS bytea[] LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp
+-- A plan made while tables were small is kept: none that reads a whole table.
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     caller text := current_setting('kantis.programme', true);
+    looked_at bigint[];
 BEGIN
+    PERFORM check_scope(caller, accounts_in, strays_in, card_orders_in, tier_changes_in, reviews_in,
+                        snapshots_in, captures_in, decisions_in, forgotten_in, placed_in);
     -- Postings belong to their transfers, and lots and balances to postings.
-    PERFORM check_scope(caller, accounts_in, events_in, transfers_in, receipt_keys_in, strays_in,
-                        card_orders_in, tier_changes_in, reviews_in, snapshots_in, captures_in,
-                        decisions_in, forgotten_in, placed_in);
+    SELECT coalesce(array_agg(account_id), '{}') INTO looked_at
+    FROM json_to_recordset(accounts_in) AS a(account_id bigint);
     PERFORM set_config('kantis.programme', '*', true);
 
     IF forgotten_in IS NOT NULL THEN
@@ -511,62 +556,69 @@ BEGIN
     WHERE account.account_id = a.account_id;
 
     INSERT INTO receipt_key
-    SELECT decode(key_hash, 'hex'), decode(content_hash, 'hex'), account_id, event_no
+    SELECT decode(key_hash, 'hex'), decode(content_hash, 'hex'), within_scope(account_id, looked_at),
+           event_no
     FROM json_to_recordset(receipt_keys_in)
         AS k(key_hash text, content_hash text, account_id bigint, event_no bigint);
 
     INSERT INTO event (account_id, event_no, kind, at, rank, key, sale_key, content, decision,
                        answer, actor, reason, approved_by, recorded_at)
-    SELECT account_id, event_no, kind, at, rank, key, sale_key, content, decision,
-           answer, actor, reason, approved_by, recorded_at
+    SELECT within_scope(account_id, looked_at), event_no, kind, at, rank, key, sale_key, content,
+           decision, answer, actor, reason, approved_by, recorded_at
     FROM json_to_recordset(events_in)
         AS e(account_id bigint, event_no bigint, kind text, at timestamptz, rank smallint,
              key text, sale_key text, content json, decision json, answer json, actor text,
              reason text, approved_by text, recorded_at timestamptz);
 
     IF transfers_in IS NOT NULL THEN
-        WITH transfers AS (
+        WITH p AS MATERIALIZED (
+            SELECT * FROM json_to_recordset(postings_in)
+                AS p(account_id bigint, transfer_no bigint, posting_no smallint, unit text, book text,
+                     amount bigint, valid_until date, earned_on date, valid_from date)
+        ), transfers AS (
             INSERT INTO transfer (account_id, transfer_no, event_no, kind, clause, unit, entity,
                                   value_on, corrects, postings, posted_at)
-            SELECT account_id, transfer_no, event_no, kind, clause, unit, entity, value_on,
-                   corrects, postings, posted_at
+            SELECT within_scope(account_id, looked_at), transfer_no, event_no, kind, clause, unit,
+                   entity, value_on, corrects, postings, posted_at
             FROM json_to_recordset(transfers_in)
                 AS t(account_id bigint, transfer_no bigint, event_no bigint, kind text,
                      clause text, unit text, entity text, value_on date, corrects boolean,
                      postings smallint, posted_at timestamptz)
-        )
-        INSERT INTO posting (account_id, transfer_no, posting_no, book, amount, valid_until,
-                             earned_on, valid_from)
-        SELECT account_id, transfer_no, posting_no, book, amount, valid_until, earned_on, valid_from
-        FROM json_to_recordset(postings_in)
-            AS p(account_id bigint, transfer_no bigint, posting_no smallint, book text,
-                 amount bigint, valid_until date, earned_on date, valid_from date);
-
-        MERGE INTO lot USING (
+        ), postings AS (
+            INSERT INTO posting (account_id, transfer_no, posting_no, book, amount, valid_until,
+                                 earned_on, valid_from)
+            SELECT account_id, transfer_no, posting_no, book, amount, valid_until, earned_on,
+                   valid_from
+            FROM p
+        ), by_lot AS MATERIALIZED (
             SELECT account_id, unit, valid_until, earned_on, valid_from, sum(amount) AS amount
-            FROM json_to_recordset(postings_in)
-                AS p(account_id bigint, unit text, book text, amount bigint, valid_until date,
-                     earned_on date, valid_from date)
-            WHERE book = 'member'
+            FROM p WHERE book = 'member'
             GROUP BY account_id, unit, valid_until, earned_on, valid_from
-        ) AS p ON lot.account_id = p.account_id AND lot.unit = p.unit
-              AND lot.valid_until = p.valid_until AND lot.earned_on = p.earned_on
-              AND lot.valid_from = p.valid_from
-        WHEN MATCHED THEN UPDATE SET remaining = remaining + p.amount
-        WHEN NOT MATCHED THEN INSERT VALUES
-            (p.account_id, p.unit, p.valid_until, p.earned_on, p.valid_from, p.amount);
-
-        MERGE INTO balance USING (
+        ), moved AS (
+            UPDATE lot SET remaining = remaining + l.amount FROM by_lot l
+            WHERE lot.account_id = l.account_id AND lot.unit = l.unit
+              AND lot.valid_until = l.valid_until AND lot.earned_on = l.earned_on
+              AND lot.valid_from = l.valid_from
+        ), begun AS (
+            INSERT INTO lot (account_id, unit, valid_until, earned_on, valid_from, remaining)
+            SELECT account_id, unit, valid_until, earned_on, valid_from, amount
+            FROM by_lot l WHERE NOT EXISTS (
+                SELECT FROM lot WHERE lot.account_id = l.account_id AND lot.unit = l.unit
+                   AND lot.valid_until = l.valid_until AND lot.earned_on = l.earned_on
+                   AND lot.valid_from = l.valid_from)
+        ), by_unit AS MATERIALIZED (
             SELECT account_id, unit, sum(amount) AS amount,
                    -coalesce(sum(amount) FILTER (WHERE book = 'debt'), 0) AS debt
-            FROM json_to_recordset(postings_in)
-                AS p(account_id bigint, unit text, book text, amount bigint)
-            WHERE book IN ('member', 'debt')
+            FROM p WHERE book IN ('member', 'debt')
             GROUP BY account_id, unit
-        ) AS p ON balance.account_id = p.account_id AND balance.unit = p.unit
-        WHEN MATCHED THEN UPDATE SET balance = balance.balance + p.amount,
-                                     debt = balance.debt + p.debt
-        WHEN NOT MATCHED THEN INSERT VALUES (p.account_id, p.unit, p.amount, p.debt);
+        ), weighed AS (
+            UPDATE balance SET balance = balance.balance + u.amount, debt = balance.debt + u.debt
+            FROM by_unit u WHERE balance.account_id = u.account_id AND balance.unit = u.unit
+        )
+        INSERT INTO balance (account_id, unit, balance, debt)
+        SELECT account_id, unit, amount, debt
+        FROM by_unit u WHERE NOT EXISTS (
+            SELECT FROM balance b WHERE b.account_id = u.account_id AND b.unit = u.unit);
     END IF;
 
     IF strays_in IS NOT NULL THEN
@@ -632,4 +684,55 @@ BEGIN
     END IF;
 
     PERFORM set_config('kantis.programme', coalesce(caller, ''), true);
+
+    -- A return that is recorded at the same moment as its sale waits for it here, or we for it: of
+    -- the two, whoever is second finds the first (db/strays.py).
+    PERFORM meet(sales_in);
+    RETURN ARRAY(SELECT DISTINCT sale_hash FROM stray
+                 WHERE sale_hash = ANY (sales_in) AND nothing <> ALL (for_staff()));
+END $$;
+
+-- Looking up ---------------------------------------------------------------------------------
+
+-- All that a batch of receipts has to know, in one call (db/batch.py). With `locking`, what booking
+-- needs to stand still does until the transaction ends: first the programme, then the accounts, in
+-- order. Each statement sees anew, so what is read after a lock is what was waited for.
+CREATE FUNCTION look_up(programme_in text, cards_in text[], stores_in text[], keys_in bytea[],
+                        locking boolean,
+                        OUT terms bytea, OUT revision bigint, OUT suspensions text,
+                        OUT accounts json, OUT cards json, OUT stores json, OUT used bytea[])
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+    meant bigint[];
+BEGIN
+    IF locking THEN
+        PERFORM pg_advisory_xact_lock_shared(1, hashtext(programme_in));
+    END IF;
+    SELECT m.terms, m.revision, m.suspensions INTO look_up.terms, look_up.revision, look_up.suspensions
+    FROM programme_mark(programme_in) m;
+    -- Also those that a card stood for before; a card that moves meanwhile is noticed by its links.
+    SELECT array_agg(DISTINCT account_id) INTO meant FROM card_link WHERE card_number = ANY (cards_in);
+    IF locking THEN
+        SELECT json_agg(a) INTO look_up.accounts FROM (
+            SELECT account_id, programme, standing, last_event, last_transfer FROM account
+            WHERE account_id = ANY (meant) ORDER BY account_id FOR NO KEY UPDATE
+        ) a;
+    ELSE
+        SELECT json_agg(a) INTO look_up.accounts FROM (
+            SELECT account_id, programme, standing, last_event, last_transfer FROM account
+            WHERE account_id = ANY (meant)
+        ) a;
+    END IF;
+    SELECT json_agg(c) INTO look_up.cards FROM (
+        SELECT card_number AS number, kind, role, issued_at, activated_at, blocked_at, replaced_by,
+               (SELECT json_agg(l ORDER BY from_at)
+                FROM (SELECT account_id, from_at FROM card_link
+                      WHERE card_link.card_number = card.card_number) l) AS links
+        FROM card WHERE programme = programme_in AND card_number = ANY (cards_in)
+    ) c;
+    SELECT json_agg(s) INTO look_up.stores FROM (
+        SELECT store, chain, entity FROM store
+        WHERE programme = programme_in AND store = ANY (stores_in)
+    ) s;
+    SELECT array_agg(key_hash) INTO look_up.used FROM receipt_key WHERE key_hash = ANY (keys_in);
 END $$;
