@@ -13,7 +13,7 @@ import uvloop
 from procrastinate.exceptions import ConnectorException
 from psycopg_pool import ConnectionPool
 
-from kantis.api.app import build_app
+from kantis.api.app import Api
 from kantis.db.connect import EVERY_PROGRAMME, check_server, connect, open_pool, passes_by_guards
 from kantis.db.schema import missing
 from kantis.jobs import build_jobs
@@ -77,11 +77,11 @@ def build_asgi(
     A mount of either framework would rewrite the paths and answer the other's errors.
     """
     if "site" not in parts:
-        return build_app(pool, limits)
+        return Api(pool, limits)
     site = Site(pool)
     if "api" not in parts:
         return site
-    api = build_app(pool, limits)
+    api = Api(pool, limits)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
         first = str(scope["path"]).split("/")[1:2]

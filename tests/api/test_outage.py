@@ -103,7 +103,7 @@ def test_without_its_database_a_server_answers_503_and_recovers(
 def test_whoever_waits_too_long_is_answered_503_and_later_as_if_asked_once(
     cluster: Cluster, serving: Serving, a_receipt: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kantis.api.app.ANSWER_WITHIN_SECONDS", 0.5)
+    monkeypatch.setattr("kantis.api.problems.ANSWER_WITHIN_SECONDS", 0.5)
     receipt = a_receipt(30_000)
     with (
         open_pool(cluster.url()) as pool,
@@ -122,7 +122,7 @@ def test_whoever_waits_too_long_is_answered_503_and_later_as_if_asked_once(
             assert max(answer.elapsed.total_seconds() for answer in answers) < 2
         until(20, lambda: till.post("/v1/receipts", json=receipt).status_code == 200)
         assert till.post("/v1/receipts", json=receipt).headers["Idempotency-Replayed"] == "true"
-    booked = f"SELECT count(*) FROM event WHERE key LIKE '%/{receipt['number']}'"
+    booked = f"SELECT count(*) FROM event WHERE key LIKE '%/{receipt['number']}'"  # noqa: S608
     assert one(cluster, booked) == 1
 
 

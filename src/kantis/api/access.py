@@ -169,12 +169,16 @@ class Till(Struct):
         try:
             said = self._ask(question)
         except Refusal as refusal:
-            self._check_miss(refusal)
+            self.check_miss(refusal)
             raise
-        self._check_miss(said)
+        self.check_miss(said)
         return said
 
-    def _check_miss(self, said: object) -> None:
+    def check_miss(self, said: object) -> None:
+        """Count an answer that says that there is no such card.
+
+        :raises TooManyUnknownCards:
+        """
         if not is_miss(said):
             return
         self.count_misses(1)
@@ -233,12 +237,10 @@ async def let_in(
     """
     if isinstance(handler, HTTPRouteHandler) and handler.http_methods == {"OPTIONS"}:
         return  # Litestar's own, which says what methods there are and asks for nothing
-    scheme, _, token = connection.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise TokenUnknown("There is no bearer token in the header `Authorization`.")
+    token = bearer_in(connection.headers.get("Authorization", ""))
     state = connection.app.state
-    address = address_of(connection.client.host if connection.client else "")
-    found = await sync_to_thread(_find, state.pool, token.strip(), address, state.limits)
+    host = connection.client.host if connection.client else ""
+    found = await sync_to_thread(find_token, state.pool, token, host, state.limits)
     if found.kind not in WHO[handler.handler_name]:
         raise NotForThisToken(
             "The token may not do this.", allowed=sorted(WHO[handler.handler_name])
@@ -248,6 +250,17 @@ async def let_in(
     connection.scope["auth"] = found
 
 
+def bearer_in(header: str) -> str:
+    """Give the token in the header `Authorization`.
+
+    :raises TokenUnknown: there is none
+    """
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise TokenUnknown("There is no bearer token in the header `Authorization`.")
+    return token.strip()
+
+
 def too_many(until: datetime) -> TooManyUnknownCards:
     """Say that nothing is told of cards until then."""
     return TooManyUnknownCards(
@@ -255,8 +268,13 @@ def too_many(until: datetime) -> TooManyUnknownCards:
     )
 
 
-def _find(pool: ConnectionPool, token: str, address: str, limits: Limits) -> Token:
-    """Give what a token stands for. Wrong ones are counted, right ones always let in."""
+def find_token(pool: ConnectionPool, token: str, host: str, limits: Limits) -> Token:
+    """Give what a token stands for. Wrong ones are counted, right ones always let in.
+
+    :raises TokenUnknown:
+    :raises TooManyWrongTokens:
+    """
+    address = address_of(host)
     with pool.connection() as connection:
         found = recognize(connection, token_hash=sha256(token.encode()).digest(), at=now())
         if found is not None:

@@ -1,6 +1,7 @@
 """The API as an ASGI application."""
 
 import asyncio
+from typing import Any
 
 from litestar import Litestar, Router
 from litestar.datastructures import State
@@ -8,8 +9,9 @@ from litestar.di import Provide
 from litestar.types import ASGIApp, Receive, Scope, Send
 from psycopg_pool import ConnectionPool
 
-from kantis.api import desks, docs, tills
+from kantis.api import desks, docs, problems, tills
 from kantis.api.access import let_in, till_of
+from kantis.api.counter import Counter
 from kantis.api.problems import answer_problem
 from kantis.api.wire import BODY_BYTES_MAX, Strict
 from kantis.operations.limits import Limits
@@ -37,26 +39,40 @@ HANDLERS = (
     desks.dismiss_waiting,
 )
 
-ANSWER_WITHIN_SECONDS = 15
-"""How long a till waits for any answer. Each wait of ours is shorter (`kantis.db.connect`), but one
-request can meet several in a row: a connection, a lock, a statement, and others before it."""
-
 
 def in_time(app: ASGIApp) -> ASGIApp:
     """Answer 503 when the time is over. What is under way goes on: asked again, its key answers."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        async with asyncio.timeout(ANSWER_WITHIN_SECONDS):
+        async with asyncio.timeout(problems.ANSWER_WITHIN_SECONDS):
             await app(scope, receive, send)
 
     return answer
 
 
-def build_app(pool: ConnectionPool, limits: Limits | None = None) -> Litestar:
-    """Build the API on a pool, which stays the caller's to close. It needs no lifespan.
+class Api:
+    """The API: receipts and quotes by the shortest way, all else through Litestar."""
 
-    Without `limits` the usual ones hold.
-    """
+    def __init__(self, pool: ConnectionPool, limits: Limits | None = None) -> None:
+        """Build it on a pool, which stays the caller's to close. It needs no lifespan.
+
+        Without `limits` the usual ones hold.
+        """
+        self.litestar = build_app(pool, limits)
+        counter = Counter(pool, limits or Limits())
+        self._by_the_shortest_way = {
+            "/v1/receipts": counter.book_receipt,
+            "/v1/quotes": counter.quote_receipt,
+        }
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        """Answer a request."""
+        short = self._by_the_shortest_way.get(scope["path"]) if scope["method"] == "POST" else None
+        await (short or self.litestar)(scope, receive, send)
+
+
+def build_app(pool: ConnectionPool, limits: Limits | None = None) -> Litestar:
+    """Build all addresses with their document; each works here, one request at a time."""
     app = Litestar(
         route_handlers=[
             Router(

@@ -21,6 +21,10 @@ MEDIA_TYPE = "application/problem+json"
 
 RETRY_AFTER_SECONDS = 2
 
+ANSWER_WITHIN_SECONDS = 15
+"""How long a till waits for any answer. Each wait of ours is shorter (`kantis.db.connect`), but one
+request can meet several in a row: a connection, a lock, a statement, and others before it."""
+
 KEY_HEADER = "Idempotency-Key"
 """The only header that a request may have to bring besides its token."""
 
@@ -239,17 +243,29 @@ def encode(problem: Problem) -> bytes:
     return msgspec.json.encode(problem, enc_hook=str)
 
 
-def answer_problem(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Answer any exception with problem details; what is a bug is logged and not told."""
+class Told(Struct, frozen=True):
+    """An answer to an exception."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def told(error: Exception, method: str, path: str) -> Told:
+    """Tell any exception as problem details; what is a bug is logged and not told."""
     reason, headers = _reason(error)
     if isinstance(reason, InternalError):
-        log.error("%s %r failed", request.method, request.url.path, exc_info=error)
+        log.error("%s %r failed", method, path, exc_info=error)
     elif isinstance(reason, Unavailable):
-        log.warning("%s %r: %s", request.method, request.url.path, error)
+        log.warning("%s %r: %s", method, path, error)
     problem = problem_of(reason)
-    return Response(
-        encode(problem), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers
-    )
+    return Told(problem.status, {"Content-Type": MEDIA_TYPE, **headers}, encode(problem))
+
+
+def answer_problem(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer any exception of Litestar's with problem details."""
+    one = told(error, request.method, request.url.path)
+    return Response(one.body, status_code=one.status, media_type=MEDIA_TYPE, headers=one.headers)
 
 
 def _reason(error: Exception) -> tuple[Refusal | Fault, Mapping[str, str]]:

@@ -11,7 +11,7 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body, FromPath, HeaderParameter, JSONBody
 from msgspec import Raw, Struct
 
-from kantis.api.access import Asker, Till, is_miss, now, too_many
+from kantis.api.access import UNKNOWN, Asker, Till, is_miss, now, too_many
 from kantis.api.problems import KEY_HEADER, PROBLEMS, Fault, Malformed, Problem, encode, problem_of
 from kantis.api.wire import NDJSON, HoldAsked, Lines, ReleaseAsked, card_in, hold_in
 from kantis.core.answers import Answer
@@ -76,7 +76,7 @@ class Hold(Struct, frozen=True):
 @post("/quotes", status_code=200, sync_to_thread=True, responses=PROBLEMS, tags=TAGS)
 def quote_receipt(data: JSONBody[Receipt], till: Asker) -> Answer:
     """Say what a receipt would earn. Nothing is written."""
-    _check_own(till, data)
+    check_own(till, data)
     return till.ask(lambda c: quote(c, programme=till.programme, receipt=data, now=now()))
 
 
@@ -145,7 +145,7 @@ def book_return(data: JSONBody[Return], till: Asker) -> Response[Raw]:
             c, programme=till.programme, returns=[data], now=now(), warrant=till.warrant()
         )
     )
-    return _answer(_told(till, recorded))
+    return _answer(told_of(till, recorded))
 
 
 @post("/holds", status_code=200, sync_to_thread=True, responses=PROBLEMS, tags=TAGS)
@@ -232,7 +232,7 @@ def _record(till: Till, receipts: Sequence[Receipt]) -> list[Said]:
     own: list[Receipt] = []
     for index, receipt in enumerate(receipts):
         try:
-            _check_own(till, receipt)
+            check_own(till, receipt)
         except Refusal as refusal:
             results[index] = refusal
         else:
@@ -246,18 +246,22 @@ def _record(till: Till, receipts: Sequence[Receipt]) -> list[Said]:
         if own
         else []
     )
-    return _told(till, [results.get(index) or next(recorded) for index in range(len(receipts))])
+    return told_of(till, [results.get(index) or next(recorded) for index in range(len(receipts))])
 
 
-def _check_own(till: Till, receipt: Receipt) -> None:
-    """Check that a receipt is of the token's own store, and so are the holds that pay for it."""
+def check_own(till: Till, receipt: Receipt) -> None:
+    """Check that a receipt is of the token's own store, and so are the holds that pay for it.
+
+    :raises StoreNotYours:
+    :raises HoldUnknown:
+    """
     till.check_store(receipt.store)
     for tender in receipt.tenders:
         if tender.hold:
             till.check_hold(tender.hold)
 
 
-def _told(till: Till, results: Sequence[Recorded | Refusal]) -> list[Said]:
+def told_of(till: Till, results: Sequence[Recorded | Refusal]) -> list[Said]:
     """Give what may be told of what was done, which is nothing of cards after too many guesses.
 
     What was booked stays booked, and its answer is kept: sent again later, it is given.
@@ -276,8 +280,18 @@ def _told(till: Till, results: Sequence[Recorded | Refusal]) -> list[Said]:
     return said
 
 
+def may_be_miss(result: Recorded | Refusal) -> bool:
+    """Tell, without reading an answer, whether it could say that there is no such card."""
+    return not isinstance(result, Recorded) or UNKNOWN.encode() in bytes(result.answer)
+
+
+def read_said(result: Recorded | Refusal) -> Answer | Refusal:
+    """Give the answer, or the refusal, that a result is."""
+    return _read_answer(result.answer) if isinstance(result, Recorded) else result
+
+
 def _is_miss(result: Recorded | Refusal) -> bool:
-    return is_miss(_read_answer(result.answer) if isinstance(result, Recorded) else result)
+    return is_miss(read_said(result))
 
 
 def _answer(results: Sequence[Said]) -> Response[Raw]:

@@ -243,25 +243,27 @@ def add_token(
     )
 
 
-def find_token(connection: psycopg.Connection, token_hash: bytes, *, at: datetime) -> Token | None:
-    """Give what a token stands for, if it is known and not revoked.
+def find_tokens(
+    connection: psycopg.Connection, token_hashes: Iterable[bytes], *, at: datetime
+) -> dict[bytes, Token]:
+    """Give what tokens stand for, those that are known and not revoked, by their hashes.
 
-    Whether it has guessed too often is read along: a question of its own would cost as much as
-    the token's.
+    Whether they have guessed too often is read along: a question of its own would cost as much as
+    the tokens'.
     """
-    asker = f"token/{token_hash.hex()[:ASKER_DIGITS]}"
-    row = connection.execute(
-        "SELECT programme, store, label, kind, %(asker)s,"
-        " (SELECT max(ends_at) FROM miss WHERE ends_at > %(at)s AND misses >= allowed"
-        " AND asker IN (%(asker)s, concat('store/', programme, '/', store)))"
-        " FROM till_token WHERE token_hash = %(hash)s AND revoked_at IS NULL",
-        {"asker": asker, "at": at, "hash": token_hash},
-    ).fetchone()
-    return None if row is None else Token(*row)
+    rows = connection.execute(
+        "SELECT token_hash, programme, store, label, kind, asker,"
+        " (SELECT max(ends_at) FROM miss m WHERE ends_at > %(at)s AND misses >= allowed"
+        " AND m.asker IN (t.asker, concat('store/', programme, '/', store)))"
+        " FROM (SELECT *, concat('token/', left(encode(token_hash, 'hex'), %(digits)s)) AS asker"
+        " FROM till_token WHERE token_hash = ANY(%(hashes)s) AND revoked_at IS NULL) t",
+        {"at": at, "digits": ASKER_DIGITS, "hashes": list(token_hashes)},
+    ).fetchall()
+    return {bytes(token_hash): Token(*token) for token_hash, *token in rows}
 
 
 def store_asker(programme: str, store: str) -> str:
-    """Give what the misses of all tills of a store are counted by, as `find_token` does."""
+    """Give what the misses of all tills of a store are counted by, as `find_tokens` does."""
     return f"store/{programme}/{store}"
 
 

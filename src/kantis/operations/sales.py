@@ -26,7 +26,7 @@ from kantis.core.spending import check_unpaid, pays_with_units
 from kantis.core.step import is_late, step
 from kantis.db import accounts, past, programmes, refused, strays
 from kantis.db.accounts import Account
-from kantis.db.batch import look_up
+from kantis.db.batch import Found, look_up
 from kantis.db.journal import Journal
 from kantis.db.past import Known
 from kantis.db.programmes import Store
@@ -61,10 +61,14 @@ Item = TypeVar("Item", Sent, Return)
 
 
 class Recorded(Struct, frozen=True):
-    """The answer to a document as JSON, and whether it is the one that was given before."""
+    """The answer to a document as JSON, and whether it is the one that was given before.
+
+    `account_id` is the account that it is booked to, if any.
+    """
 
     answer: Raw
     replayed: bool = False
+    account_id: int | None = None
 
 
 Result = Recorded | Refusal
@@ -126,26 +130,53 @@ def quote(
 
     :raises Refusal: as `record_receipts` would refuse it
     """
-    with connection.transaction():
-        terms = programmes.load(connection, programme)
-        check_receipt(terms, receipt, now=now)
-        if clause := too_late(terms, receipt.at, now=now):
-            return Answer(key=key_of(programme, receipt), nothing="too-late", clause=clause)
-        stores = programmes.stores(connection, programme, [receipt.store])
-        cards = accounts.cards(connection, programme, [receipt.card])
-        account_id, nothing = account_of(terms, cards, receipt)
-        key = key_of(programme, receipt)
-        sale = _sale(receipt, key, stores.get(receipt.store))
-        if account_id is None:
-            check_unpaid(terms, receipt, nothing)
-            return Answer(key=key, nothing=nothing)
-        account = accounts.read(connection, [account_id])[account_id]
-        sale = past.after_its_holds(connection, account, sale)
-        past.check_payments(connection, terms, account, sale)
-        if not is_late(terms, account.standing, sale):
-            after, decision = step(terms, account.standing, sale)
-            return answer_of(key, decision, after)
-        before = past.past_before(connection, terms, account_id, sale)
+    (said,) = quote_all(connection, programme=programme, receipts=[receipt], now=now)
+    if isinstance(said, Refusal):
+        raise said
+    return said
+
+
+def quote_all(
+    connection: psycopg.Connection, *, programme: str, receipts: Sequence[Receipt], now: datetime
+) -> list[Answer | Refusal]:
+    """Say what each of several receipts would earn, none of them knowing of the others."""
+    found = look_up(
+        connection,
+        programme,
+        cards={receipt.card for receipt in receipts if receipt.card},
+        stores={receipt.store for receipt in receipts},
+        locking=False,
+    )
+
+    def one(receipt: Receipt) -> Answer | Refusal:
+        try:
+            return _quoted(connection, found, receipt, now)
+        except Refusal as refusal:
+            return refusal
+
+    return [one(receipt) for receipt in receipts]
+
+
+def _quoted(
+    connection: psycopg.Connection, found: Found, receipt: Receipt, now: datetime
+) -> Answer:
+    terms = found.programme
+    key = key_of(terms.name, receipt)
+    check_receipt(terms, receipt, now=now)
+    if clause := too_late(terms, receipt.at, now=now):
+        return Answer(key=key, nothing="too-late", clause=clause)
+    account_id, nothing = account_of(terms, found.cards, receipt)
+    sale = _sale(receipt, key, found.stores.get(receipt.store))
+    if account_id is None:
+        check_unpaid(terms, receipt, nothing)
+        return Answer(key=key, nothing=nothing)
+    account = found.accounts[account_id]
+    sale = past.after_its_holds(connection, account, sale)
+    past.check_payments(connection, terms, account, sale)
+    if not is_late(terms, account.standing, sale):
+        after, decision = step(terms, account.standing, sale)
+        return answer_of(key, decision, after)
+    before = past.past_before(connection, terms, account_id, sale)
     course = refold(
         before.fold(terms),
         [sale, *(event for _, event, _ in before.events)],
@@ -248,7 +279,7 @@ class _Batch(Generic[Document]):
         self.journal.remember(key, content_hash, account)
         encoded = msgspec.json.encode(answer)
         self.taken[key] = (content_hash, encoded, document)
-        return Recorded(Raw(encoded))
+        return Recorded(Raw(encoded), account_id=None if account is None else account.account_id)
 
     def _again(self, document: Receipt | Return, key: str, content_hash: bytes) -> Result | None:
         """Answer a key that was used before, in this batch or ever."""
