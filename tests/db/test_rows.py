@@ -183,8 +183,7 @@ def book(session: psycopg.Connection, parameter: str, rows: str) -> None:
         "SELECT unnest(proargnames) FROM pg_proc WHERE proname = 'book'"
     ).fetchall()
     values = [rows if name == parameter else None for (name,) in names]
-    types = ["bytea[]" if name == "sales_in" else "json" for (name,) in names]
-    session.execute(f"SELECT book({', '.join(f'%s::{t}' for t in types)})".encode(), values)
+    session.execute(f"SELECT book({', '.join(['%s::json'] * len(values))})".encode(), values)
 
 
 @pytest.mark.parametrize(("parameter", "rows"), BOOKED.items(), ids=BOOKED)

@@ -83,8 +83,8 @@ def _balance(standing: Standing, unit: str) -> Balance:
     return Balance(
         balance=standing.balance(unit),
         usable=standing.usable(unit, today),
-        pending=sum(lot.amount for lot in lots if lot.key.valid_from > today),
-        held=sum(lot.pinned for lot in lots),
+        pending=sum([lot.amount for lot in lots if lot.key.valid_from > today]),
+        held=sum([lot.pinned for lot in lots]),
         debt=standing.debts.get(unit, 0),
     )
 

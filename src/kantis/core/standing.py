@@ -100,12 +100,12 @@ class Standing(Struct):
     def balance(self, unit: str) -> int:
         """Give what the account has of a unit, lots that cannot be used yet included, less debt."""
         lots = self.lots.get(unit, ())
-        return sum(lot.amount for lot in lots) - self.debts.get(unit, 0)
+        return sum([lot.amount for lot in lots]) - self.debts.get(unit, 0)
 
     def usable(self, unit: str, on: date) -> int:
         """Give what can be spent of a unit on a day: in valid lots and not held."""
         return sum(
-            lot.amount - lot.pinned for lot in self.lots.get(unit, ()) if lot.key.valid_from <= on
+            [lot.amount - lot.pinned for lot in self.lots.get(unit, ()) if lot.key.valid_from <= on]
         )
 
 

@@ -82,7 +82,7 @@ def is_review_due(terms: Terms, standing: Standing, *, on: date) -> bool:
         case ReviewLadder() as ladder:
             return (
                 standing.tier_until <= on
-                or any(sum_minor < 0 for sum_minor in standing.sums.values())
+                or min(standing.sums.values(), default=0) < 0
                 or bool(highest_reached(terms, _window_sum(ladder, standing, on=on)))
             )
         case None:
@@ -91,7 +91,7 @@ def is_review_due(terms: Terms, standing: Standing, *, on: date) -> bool:
 
 def _window_sum(ladder: ReviewLadder, standing: Standing, *, on: date) -> int:
     last = month_of(on) - 1
-    return sum(standing.sums.get(last - n, 0) for n in range(ladder.months))
+    return sum([standing.sums.get(last - n, 0) for n in range(ladder.months)])
 
 
 def _review_window(

@@ -47,6 +47,8 @@ def catch_up(programme: Programme, standing: Standing, *, through: date) -> Deci
     Gives what was decided, None if nothing was due.
     """
     decision = None
+    if through <= standing.through_on:
+        return decision  # what is due next comes after the days that have been lived through
     while (due := next_due(programme, standing, horizon=through)) <= through:
         decision = decision or Decision(programme.on(through).terms.valid_from)
         _tick(programme, standing, decision, due)

@@ -48,7 +48,7 @@ TABLES = (
 )
 """What `book` takes rows for, in the order of its parameters."""
 
-_BOOK = f"SELECT book({', '.join(['%s::text::json'] * len(TABLES))}, %s)"
+_BOOK = f"SELECT book({', '.join(['%s::text::json'] * (len(TABLES) + 1))})"
 
 _encode = msgspec.json.Encoder().encode
 _decode_event: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
@@ -65,7 +65,7 @@ class Journal:
         self.awaited: set[bytes] = set()
         """The hashes of the sales saved so far for which a return has waited."""
         self._accounts: dict[int, tuple[Programme, Account]] = {}
-        self._sales: list[bytes] = []
+        self._sales: list[str] = []
         self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
 
     def move(
@@ -90,7 +90,7 @@ class Journal:
         self._accounts[account.account_id] = (programme, account)
         self._rows["event"].append(_event_row(account, event, decision, warrant, self.now))
         if isinstance(event, Sale):
-            self._sales.append(hash_of(event.key))
+            self._sales.append(hash_of(event.key).hex())
             self._note_captures(account, event)
         return decision
 
@@ -172,8 +172,9 @@ class Journal:
             for programme, account in self._accounts.values()
         ]
         if any(self._rows.values()):
-            encoded = [_encode(rows).decode() if rows else None for rows in self._rows.values()]
-            row = self.connection.execute(_BOOK, [*encoded, self._sales]).fetchone()
+            tables = [*self._rows.values(), self._sales]
+            encoded = [_encode(table).decode() if table else None for table in tables]
+            row = self.connection.execute(_BOOK, encoded).fetchone()
             assert row is not None, "a function gives a row"
             self.awaited.update(row[0])
         self._accounts.clear()

@@ -514,7 +514,7 @@ END $$;
 CREATE FUNCTION book(accounts_in json, events_in json, transfers_in json, postings_in json,
                      receipt_keys_in json, strays_in json, card_orders_in json, tier_changes_in json,
                      reviews_in json, snapshots_in json, captures_in json, refused_in json,
-                     decisions_in json, forgotten_in json, placed_in json, sales_in bytea[])
+                     decisions_in json, forgotten_in json, placed_in json, sales_in json)
 RETURNS bytea[] LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
 -- A plan made while tables were small is kept: none that reads a whole table.
@@ -522,6 +522,7 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS
 DECLARE
     caller text := current_setting('kantis.programme', true);
     looked_at bigint[];
+    sales bytea[] := ARRAY(SELECT decode(hash, 'hex') FROM json_array_elements_text(sales_in) AS hash);
 BEGIN
     PERFORM check_scope(caller, accounts_in, strays_in, card_orders_in, tier_changes_in, reviews_in,
                         snapshots_in, captures_in, decisions_in, forgotten_in, placed_in);
@@ -687,9 +688,9 @@ BEGIN
 
     -- A return that is recorded at the same moment as its sale waits for it here, or we for it: of
     -- the two, whoever is second finds the first (db/strays.py).
-    PERFORM meet(sales_in);
+    PERFORM meet(sales);
     RETURN ARRAY(SELECT DISTINCT sale_hash FROM stray
-                 WHERE sale_hash = ANY (sales_in) AND nothing <> ALL (for_staff()));
+                 WHERE sale_hash = ANY (sales) AND nothing <> ALL (for_staff()));
 END $$;
 
 -- Looking up ---------------------------------------------------------------------------------
@@ -697,12 +698,14 @@ END $$;
 -- All that a batch of receipts has to know, in one call (db/batch.py). With `locking`, what booking
 -- needs to stand still does until the transaction ends: first the programme, then the accounts, in
 -- order. Each statement sees anew, so what is read after a lock is what was waited for.
-CREATE FUNCTION look_up(programme_in text, cards_in text[], stores_in text[], keys_in bytea[],
+CREATE FUNCTION look_up(programme_in text, cards_json json, stores_json json, key_hashes_json json,
                         locking boolean,
                         OUT terms bytea, OUT revision bigint, OUT suspensions text,
                         OUT accounts json, OUT cards json, OUT stores json, OUT used bytea[])
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
+    cards_in text[] := ARRAY(SELECT json_array_elements_text(cards_json));
+    stores_in text[] := ARRAY(SELECT json_array_elements_text(stores_json));
     meant bigint[];
 BEGIN
     IF locking THEN
@@ -734,5 +737,7 @@ BEGIN
         SELECT store, chain, entity FROM store
         WHERE programme = programme_in AND store = ANY (stores_in)
     ) s;
-    SELECT array_agg(key_hash) INTO look_up.used FROM receipt_key WHERE key_hash = ANY (keys_in);
+    SELECT array_agg(key_hash) INTO look_up.used FROM receipt_key
+    WHERE key_hash = ANY (ARRAY(
+        SELECT decode(hash, 'hex') FROM json_array_elements_text(key_hashes_json) AS hash));
 END $$;

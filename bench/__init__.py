@@ -1,0 +1,1 @@
+"""What Kantis costs, measured on the machine at hand: `make bench`."""
