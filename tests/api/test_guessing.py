@@ -44,10 +44,10 @@ COOP_CARD = "7000000000003"
 
 @pytest.fixture(scope="module")
 def strict_url(
-    pool: ConnectionPool, serving: Callable[[ASGI], AbstractContextManager[str]]
+    shop_url: str, serving: Callable[[ASGI], AbstractContextManager[str]]
 ) -> Iterator[str]:
     """Serve with limits that are soon reached."""
-    with serving(build_asgi(pool, {"api"}, STRICT)) as url:
+    with open_pool(shop_url) as tills, serving(build_asgi(tills, {"api"}, STRICT)) as url:
         yield url
 
 

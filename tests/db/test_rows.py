@@ -162,8 +162,10 @@ OF_ACCOUNTS = [
     *("reviews", "snapshots", "captures", "decisions", "forgotten", "placed"),
 ]
 BOTH = '[{"account_id": 1}, {"account_id": 2, "programme": "north"}]'
+MOVED = '"standing": {}, "last_event": 1, "last_transfer": 1, "next_due_on": "2024-04-01"'
 BOOKED = {f"{table}_in": BOTH for table in OF_ACCOUNTS} | {
-    "strays_in": '[{"key_hash": "00", "programme": "south"}]'
+    "accounts_in": f'[{{"account_id": 1, {MOVED}}}, {{"account_id": 2, {MOVED}}}]',
+    "strays_in": '[{"key_hash": "00", "programme": "south"}]',
 }
 
 
@@ -196,6 +198,22 @@ def test_booking_elsewhere_is_refused(
             book(north, parameter, rows)
         # And the session speaks for no more than before.
         assert counts(north)["account"] == 1
+
+
+def test_nothing_is_looked_up_elsewhere(shops: Callable[[str], str]) -> None:
+    look_up = "SELECT look_up(%s, %s, NULL, NULL, false)::text"
+    with open_pool(shops(APP), size=1) as pool, pool.connection() as north:
+        with pytest.raises(errors.InsufficientPrivilege, match="speaks for another programme"):
+            north.execute(look_up, ["north", '["4441"]'])
+        speaking_for(north, "north")
+        with pytest.raises(errors.InsufficientPrivilege, match="speaks for another programme"):
+            north.execute(look_up, ["south", '["4442"]'])
+        ((own,),) = north.execute(look_up, ["north", '["4441"]']).fetchall()
+        ((other,),) = north.execute(look_up, ["north", '["4442"]']).fetchall()
+        # And the session speaks for no more than before.
+        assert counts(north)["account"] == 1
+    assert "4441" in own
+    assert "444" not in other
 
 
 def test_anothers_stray_is_not_taken_in_by_its_key(shops: Callable[[str], str]) -> None:

@@ -22,7 +22,7 @@ import psycopg
 import pytest
 import uvicorn
 
-from kantis.api.app import build_app
+from kantis.api.app import Api
 from kantis.api.desks import draw_card_number
 from kantis.core.admission import Applicant, Warrant
 from kantis.db.cluster import APP
@@ -120,7 +120,7 @@ def served(url: str, limits: Limits) -> Iterator[str]:
     """Let the API answer on a free port; give its address."""
     with open_pool(url) as pool, socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(
-            uvicorn.Config(build_app(pool, limits), lifespan="off", ws="none", log_level="error")
+            uvicorn.Config(Api(pool, limits), lifespan="off", ws="none", log_level="error")
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -4,9 +4,7 @@ Everything else goes through Litestar, whose own handlers of these two addresses
 the same, one by one: a test holds both to it.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -19,7 +17,7 @@ from psycopg_pool import ConnectionPool
 
 from kantis.api import problems
 from kantis.api.access import Till, bearer_in, find_token, now, too_many
-from kantis.api.lanes import Lane
+from kantis.api.lanes import Lanes
 from kantis.api.problems import Malformed, TooLarge
 from kantis.api.tills import check_own, may_be_miss, read_said, told_of
 from kantis.api.wire import BODY_BYTES_MAX, decode
@@ -32,11 +30,8 @@ from kantis.operations.sales import Recorded, Sent, quote_all, record_sent
 BOOKING_LANES = 2
 """While one waits for the database, the other decides. More would only wait for each other."""
 
-THREADS = 16
-"""Batches under way at once, over all programmes; idle threads cost nothing."""
-
 CARDS_KEPT = 100_000
-"""Cards whose account is remembered, only to choose a lane."""
+"""Cards whose account is remembered, only to keep it to one lane at a time."""
 
 _receipt = msgspec.json.Decoder(Receipt)
 
@@ -71,8 +66,7 @@ class Counter:
         self._limits = limits
         self._known: dict[bytes, Known] = {}
         self._account_of: dict[str, int] = {}
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="lane")
-        self._lanes: dict[tuple[str, int | None], Lane[Asked, Decided]] = {}
+        self._opened: dict[tuple[str, Decide], Lanes[Asked, Decided]] = {}
 
     async def book_receipt(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Book a receipt, as `tills.book_receipt` does."""
@@ -83,7 +77,7 @@ class Counter:
         await _answer(scope, send, self._quote(scope, receive))
 
     async def _book(self, scope: Scope, receive: Receive) -> Recorded:
-        till, receipt, said = await self._decided(scope, receive, self._booking_lane)
+        till, receipt, said = await self._decided(scope, receive, self._booking)
         if isinstance(said, Recorded) and said.account_id is not None:
             self._remember(receipt.card, said.account_id)
         if till.untold_until is None and isinstance(said, Recorded) and not may_be_miss(said):
@@ -94,7 +88,7 @@ class Counter:
         return told
 
     async def _quote(self, scope: Scope, receive: Receive) -> Recorded:
-        till, _, said = await self._decided(scope, receive, self._quoting_lane)
+        till, _, said = await self._decided(scope, receive, self._quoting)
         if till.untold_until is not None:
             raise too_many(till.untold_until)
         if may_be_miss(said):
@@ -107,13 +101,14 @@ class Counter:
         self,
         scope: Scope,
         receive: Receive,
-        lane_of: Callable[[Known, Receipt], Lane[Asked, Decided]],
+        lanes_of: Callable[[str], Lanes[Asked, Decided]],
     ) -> tuple[Till, Receipt, Said]:
         """Let a lane decide on the receipt in a request; its token is looked up along with it."""
         known = await self._known_till(scope)
         receipt = decode(_receipt, await _body(receive))
         check_own(known.till, receipt)
-        while (decided := await lane_of(known, receipt).ask((known, receipt))) is None:
+        lanes = lanes_of(known.till.programme)
+        while (decided := await lanes.ask((known, receipt))) is None:
             self._known.clear()  # the token is good no more: refused, and counted, as a wrong one
             known = await self._known_till(scope)
         said, untold_until = decided
@@ -126,7 +121,11 @@ class Counter:
 
         :raises Fault: as `kantis.api.access.let_in`
         """
-        header = next((v for name, v in scope["headers"] if name == b"authorization"), b"")
+        header = b""
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                header = value
+                break
         if (known := self._known.get(header)) is not None:
             return known
         token = bearer_in(header.decode("latin-1"))
@@ -139,23 +138,27 @@ class Counter:
 
     # --- lanes -----------------------------------------------------------------------------
 
-    def _booking_lane(self, known: Known, receipt: Receipt) -> Lane[Asked, Decided]:
-        """Choose a lane by account, so that the cards of one do not wait for each other."""
-        number = (self._account_of.get(receipt.card) or hash(receipt.card)) % BOOKING_LANES
-        return self._lane(known.till.programme, number, _record)
+    def _booking(self, programme: str) -> Lanes[Asked, Decided]:
+        return self._lanes(programme, BOOKING_LANES, _record)
 
-    def _quoting_lane(self, known: Known, _: Receipt) -> Lane[Asked, Decided]:
-        return self._lane(known.till.programme, None, _quote)
+    def _quoting(self, programme: str) -> Lanes[Asked, Decided]:
+        return self._lanes(programme, 1, _quote)
 
-    def _lane(self, programme: str, number: int | None, decide: "Decide") -> Lane[Asked, Decided]:
-        if (lane := self._lanes.get((programme, number))) is None:
+    def _lanes(self, programme: str, lanes: int, decide: "Decide") -> Lanes[Asked, Decided]:
+        if (opened := self._opened.get((programme, decide))) is None:
 
             def work(connection: psycopg.Connection, batch: Sequence[Asked]) -> list[Decided]:
                 return _for_good_tokens(connection, programme, batch, decide)
 
-            lane = Lane(work, pool=self._pool, programme=programme, threads=self._threads)
-            self._lanes[programme, number] = lane
-        return lane
+            opened = Lanes(
+                work, pool=self._pool, programme=programme, lanes=lanes, apart=self._account
+            )
+            self._opened[programme, decide] = opened
+        return opened
+
+    def _account(self, asked: Asked) -> int | str:
+        """Give the account of a receipt's card, if it has been booked to before, else the card."""
+        return self._account_of.get(asked[1].card, asked[1].card)
 
     def _remember(self, card: str, account_id: int) -> None:
         if len(self._account_of) >= CARDS_KEPT:
@@ -163,7 +166,7 @@ class Counter:
         self._account_of[card] = account_id
 
 
-# --- in a lane's thread --------------------------------------------------------------------
+# --- in a lane -----------------------------------------------------------------------------
 
 Decide = Callable[[psycopg.Connection, str, Sequence[Asked]], Sequence[Said]]
 
@@ -204,8 +207,7 @@ def _quote(
 async def _answer(scope: Scope, send: Send, asking: Awaitable[Recorded]) -> None:
     """Send what is said, or the problem that comes instead; bugs are logged and not told."""
     try:
-        async with asyncio.timeout(problems.ANSWER_WITHIN_SECONDS):
-            said = await asking
+        said = await asking
     except Exception as error:  # noqa: BLE001 - as Litestar does with the other addresses
         told = problems.told(error, scope["method"], scope["path"])
         await _send(send, told.status, told.headers, told.body)

@@ -1,34 +1,61 @@
 """Requests that wait while a transaction runs share the next one (docs/decisions/0011)."""
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from itertools import islice
-from typing import Generic, TypeVar
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import psycopg
+from greenlet import getcurrent, greenlet
+from psycopg import waiting
+from psycopg.abc import PQGen
 from psycopg_pool import ConnectionPool
 
+from kantis.api import problems
 from kantis.api.problems import RETRY_AFTER_SECONDS, Unavailable
-from kantis.db.connect import speaking_for
+from kantis.db.connect import ImpatientConnection, speaking_for
 
 Asked = TypeVar("Asked")
 Said = TypeVar("Said")
+T = TypeVar("T")
 
 TOGETHER = 64
 """Requests in one transaction at most: more would keep their accounts locked for too long."""
 
 WAITING_MAX = 512
-"""Requests that may wait in one lane: about a tenth of a second's work. More are told to come
+"""Requests that may wait: about a tenth of a second's work. More are told to come
 again, which costs less than answering them too late."""
 
+MANY = 16
+"""Waiting requests that are worth a transaction beside one that is under way."""
 
-class Lane(Generic[Asked, Said]):
+LONG_SECONDS = 0.025
+"""How long fewer wait for a transaction that is under way: it may be waiting itself, for a lock."""
+
+IDLE_SECONDS = 1.0
+"""How long a lane keeps its connection when nobody asks."""
+
+
+@dataclass(slots=True, frozen=True)
+class Waiting(Generic[Asked, Said]):
+    """A request that waits for its answer; `apart` is what two lanes do not have at once."""
+
+    asked: Asked
+    apart: Hashable
+    since: float
+    answer: asyncio.Future[Said]
+
+
+class Lanes(Generic[Asked, Said]):
     """Answers requests about one programme, as many at once as have come meanwhile.
 
-    One batch is under way at a time, in a thread of `threads`; `work` answers it on a connection.
-    There is no timer: whoever comes first is answered at once, alone.
+    So many lanes take from one queue, each with a transaction of its own: while one waits for the
+    database, another decides. `work` answers a batch on a connection; `apart` names what two
+    lanes never have at the same time, such as an account. There is no timer: whoever comes
+    first is answered at once, alone.
     """
 
     def __init__(
@@ -37,61 +64,138 @@ class Lane(Generic[Asked, Said]):
         *,
         pool: ConnectionPool,
         programme: str,
-        threads: Executor,
+        lanes: int,
+        apart: Callable[[Asked], Hashable],
     ) -> None:
-        """Open a lane; nothing runs until somebody asks."""
+        """Open the lanes; nothing runs until somebody asks."""
         self._work = work
         self._pool = pool
         self._programme = programme
-        self._threads = threads
-        self._waiting: deque[tuple[Asked, asyncio.Future[Said]]] = deque()
-        self._is_running = False
+        self._lanes = lanes
+        self._apart = apart
+        self._waiting: deque[Waiting[Asked, Said]] = deque()
+        self._under_way: Counter[Hashable] = Counter()
+        self._come = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+        self._idle = 0
 
     async def ask(self, asked: Asked) -> Said:
-        """Wait for the answer to one request; called on one event loop.
+        """Wait for the answer to one request.
 
         :raises Unavailable: too many wait already
+        :raises TimeoutError: it takes too long; what becomes of it is not known
         :raises psycopg.OperationalError: the database is away; what became of it is not known
         """
         if len(self._waiting) >= WAITING_MAX:
             raise Unavailable("Too many requests wait.", retry_after=RETRY_AFTER_SECONDS)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Said] = loop.create_future()
-        self._waiting.append((asked, answer))
-        if not self._is_running:
-            self._start(loop)
-        return await answer
+        self._waiting.append(Waiting(asked, self._apart(asked), loop.time(), answer))
+        if len(self._waiting) == 1 or len(self._waiting) == MANY:
+            self._come.set()
+        if not self._idle and len(self._running) < self._lanes:
+            running = asyncio.create_task(self._run())
+            self._running.add(running)
+            running.add_done_callback(self._running.discard)
+        time_is_over = loop.call_later(problems.ANSWER_WITHIN_SECONDS, _give_up, answer)
+        try:
+            return await answer
+        finally:
+            time_is_over.cancel()
 
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._is_running = True
-        running = self._threads.submit(self._run, loop)
-        running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._stopped, loop))
-
-    def _stopped(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start again for what came after the thread had looked for the last time."""
-        self._is_running = False
-        if self._waiting:
-            self._start(loop)
-
-    # --- in the thread ---------------------------------------------------------------------
-
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answer batch after batch until none waits, on one connection while it holds."""
-        while batch := self._next():
+    async def _run(self) -> None:
+        """Answer batch after batch until nobody asks for a while."""
+        while batch := await self._next():
             try:
-                with self._pool.connection() as connection:
-                    speaking_for(connection, self._programme)
-                    while batch:
-                        answers = self._answer(connection, [asked for asked, _ in batch])
-                        loop.call_soon_threadsafe(_deliver, batch, answers)
-                        batch = self._next()
+                connection = await asyncio.to_thread(self._take_connection)
             except Exception as error:  # noqa: BLE001 - told to everybody who waits for it
-                loop.call_soon_threadsafe(_deliver, batch, [error] * len(batch))
+                self._deliver(batch, [error] * len(batch))
+                continue
+            try:
+                while batch:
+                    asked = [one.asked for one in batch]
+                    answers = await on_loop(connection, partial(self._answer, connection, asked))
+                    self._deliver(batch, answers)
+                    batch = await self._next()
+            except Exception as error:  # noqa: BLE001 - likewise
+                self._deliver(batch, [error] * len(batch))
+            finally:
+                await asyncio.to_thread(self._pool.putconn, connection)
 
-    def _next(self) -> list[tuple[Asked, "asyncio.Future[Said]"]]:
-        """Take those who wait, but whoever has given up: what has not begun is not done."""
-        waiting = (self._waiting.popleft() for _ in range(len(self._waiting)))
-        return list(islice((one for one in waiting if not one[1].done()), TOGETHER))
+    def _take_connection(self) -> ImpatientConnection:
+        connection = self._pool.getconn()
+        assert isinstance(connection, ImpatientConnection), "what a pool for tills is made of"
+        try:
+            speaking_for(connection, self._programme)
+        except BaseException:
+            self._pool.putconn(connection)
+            raise
+        return connection
+
+    async def _next(self) -> list[Waiting[Asked, Said]]:
+        """Take those who wait; none if nobody comes for `IDLE_SECONDS`."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + IDLE_SECONDS
+        self._idle += 1
+        try:
+            while self._waiting or loop.time() < until:
+                if self._is_turn(loop.time()):
+                    await self._all_at_the_door()
+                    if batch := self._taken():
+                        return batch
+                self._come.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LONG_SECONDS if self._waiting else IDLE_SECONDS):
+                        await self._come.wait()
+        finally:
+            self._idle -= 1
+        return []
+
+    def _is_turn(self, now: float) -> bool:
+        """Tell whether those who wait are to be answered now.
+
+        While another lane is busy, a few wait for it: their own transaction would cost more than
+        the wait. If it takes long, they do not.
+        """
+        if not self._waiting:
+            return False
+        return (
+            not self._under_way
+            or len(self._waiting) >= MANY
+            or now - self._waiting[0].since >= LONG_SECONDS
+        )
+
+    async def _all_at_the_door(self) -> None:
+        """Let come in who is at the door already."""
+        before = -1
+        while before < len(self._waiting) < TOGETHER:
+            before = len(self._waiting)
+            await asyncio.sleep(0)
+
+    def _taken(self) -> list[Waiting[Asked, Said]]:
+        """Take as many as go together, but whoever has given up: what has not begun is not done."""
+        batch: list[Waiting[Asked, Said]] = []
+        apart: list[Waiting[Asked, Said]] = []
+        while self._waiting and len(batch) < TOGETHER:
+            one = self._waiting.popleft()
+            if not one.answer.done():
+                (apart if one.apart in self._under_way else batch).append(one)
+        self._waiting.extendleft(reversed(apart))
+        self._under_way.update([one.apart for one in batch])
+        return batch
+
+    def _deliver(
+        self, batch: list[Waiting[Asked, Said]], answers: Sequence[Said | Exception]
+    ) -> None:
+        self._under_way -= Counter([one.apart for one in batch])
+        for one, answer in zip(batch, answers, strict=True):
+            if one.answer.done():
+                continue  # whoever asked has been told to ask again
+            if isinstance(answer, Exception):
+                one.answer.set_exception(answer)
+            else:
+                one.answer.set_result(answer)
+        self._come.set()
 
     def _answer(
         self, connection: psycopg.Connection, batch: Sequence[Asked]
@@ -99,10 +203,9 @@ class Lane(Generic[Asked, Said]):
         """Answer a batch; if it fails, each alone, so that only the one at fault does."""
         try:
             return self._work(connection, batch)
-        except Exception as error:
+        except Exception:
             if len(batch) == 1 or connection.closed:
                 raise
-            del error
         return [self._alone(connection, asked) for asked in batch]
 
     def _alone(self, connection: psycopg.Connection, asked: Asked) -> Said | Exception:
@@ -115,13 +218,40 @@ class Lane(Generic[Asked, Said]):
         return answer
 
 
-def _deliver(
-    batch: Sequence[tuple[Asked, "asyncio.Future[Said]"]], answers: Sequence[Said | Exception]
-) -> None:
-    for (_, waiting), answer in zip(batch, answers, strict=True):
-        if waiting.done():
-            continue  # whoever asked has been told to ask again
-        if isinstance(answer, Exception):
-            waiting.set_exception(answer)
-        else:
-            waiting.set_result(answer)
+def _give_up(answer: "asyncio.Future[Said]") -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
+
+
+async def on_loop(connection: ImpatientConnection, work: Callable[[], T]) -> T:
+    """Run synchronous code that uses a connection; while it waits, the event loop goes on.
+
+    In a thread, each word from the database would have to wait for the loop to let go of Python.
+    Here the code is set aside wherever it would wait, and taken up again.
+    """
+    child = greenlet(work)
+    connection.waiter = partial(_set_aside, connection)
+    try:
+        said: Any = child.switch()
+        while not child.dead:
+            try:
+                result = await said
+            except BaseException as error:  # noqa: BLE001 - it belongs to the code
+                said = child.throw(error)
+            else:
+                said = child.switch(result)
+    finally:
+        connection.waiter = None
+    answer: T = said
+    return answer
+
+
+def _set_aside(connection: psycopg.Connection, gen: PQGen[T], patience: float) -> T:
+    """Leave a wait to the event loop, in whose hands all else goes on."""
+    waits: Coroutine[Any, Any, T] = waiting.wait_async(
+        gen, connection.fileno(), interval=patience, timeout=patience
+    )
+    loop = getcurrent().parent
+    assert loop is not None, "only code under way is set aside"
+    result: T = loop.switch(waits)
+    return result

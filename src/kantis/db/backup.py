@@ -68,7 +68,7 @@ FIRST = b"BEGIN;\n"
 LAST = b"""
 DO $$ BEGIN
     EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
-    REVOKE ALL ON FUNCTION public.book, public.seal_books FROM PUBLIC;
+    REVOKE ALL ON FUNCTION public.book, public.look_up, public.seal_books FROM PUBLIC;
 END $$;
 COMMIT;
 """

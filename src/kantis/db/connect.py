@@ -1,9 +1,9 @@
 """Connections to PostgreSQL, and what a server must promise before points are kept on it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg.abc import PQGen
@@ -47,6 +47,9 @@ class ImpatientConnection(psycopg.Connection[tuple[object, ...]]):
 
     patience: float = ANSWER_SECONDS
 
+    waiter: Callable[[PQGen[Any], float], Any] | None = None
+    """Who waits instead, if not this thread: it gets what to wait for, and for how many seconds."""
+
     def wait(
         self, gen: PQGen[T], interval: float = LOOK_AGAIN_SECONDS, timeout: float | None = None
     ) -> T:
@@ -55,8 +58,11 @@ class ImpatientConnection(psycopg.Connection[tuple[object, ...]]):
         :raises psycopg.OperationalError: the time is over; the connection is closed then, since
             nobody knows whether the statement was carried out
         """
+        patience = self.patience if timeout is None else timeout
         try:
-            return super().wait(gen, interval, self.patience if timeout is None else timeout)
+            if self.waiter is not None:
+                return cast(T, self.waiter(gen, patience))
+            return super().wait(gen, interval, patience)
         except psycopg.OperationalError:
             if self.info.transaction_status is TransactionStatus.ACTIVE:
                 self.pgconn.finish()

@@ -5,7 +5,7 @@ DO $$
 BEGIN
     -- A temporary table of the same name would be written to instead of the books.
     EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
-    REVOKE ALL ON FUNCTION book, seal_books FROM PUBLIC;
+    REVOKE ALL ON FUNCTION book, look_up, seal_books FROM PUBLIC;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'kantis_app')
        AND current_user <> 'kantis_app' THEN
         GRANT USAGE ON SCHEMA public TO kantis_app;
@@ -16,6 +16,6 @@ BEGIN
         GRANT UPDATE ON programme, store, card, till_token TO kantis_app;
         GRANT UPDATE (next_due_on) ON account TO kantis_app;
         GRANT UPDATE (nothing, dismissed_at, dismissed_by, dismissed_why) ON stray TO kantis_app;
-        GRANT EXECUTE ON FUNCTION book, seal_books TO kantis_app;
+        GRANT EXECUTE ON FUNCTION book, look_up, seal_books TO kantis_app;
     END IF;
 END $$;

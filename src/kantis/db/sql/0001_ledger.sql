@@ -32,12 +32,11 @@ CREATE TABLE suspension (
 );
 
 -- What a programme that was made ready is known by: all that is published or suspended.
-CREATE FUNCTION programme_mark(programme_in text, OUT terms bytea, OUT revision bigint,
-                               OUT suspensions text)
-LANGUAGE sql STABLE AS $$
+CREATE FUNCTION programme_mark(programme_in text)
+RETURNS TABLE (terms bytea, revision bigint, suspensions text) LANGUAGE sql STABLE AS $$
     SELECT (SELECT string_agg(hash, '' ORDER BY valid_from) FROM terms_version t
             WHERE t.programme = p.programme),
-           revision,
+           p.revision,
            (SELECT string_agg(concat(start_on, end_on), '' ORDER BY start_on, end_on)
             FROM suspension s WHERE s.programme = p.programme)
     FROM programme p WHERE programme = programme_in
@@ -463,12 +462,13 @@ $$;
 
 -- Wait, until the transaction ends, for others who name the same keys; in one order, so that two wait
 -- for each other and no more.
-CREATE FUNCTION meet(hashes bytea[]) RETURNS void LANGUAGE sql AS $$
-    SELECT pg_advisory_xact_lock(n) FROM (
+CREATE FUNCTION meet(hashes bytea[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(n) FROM (
         SELECT ('x' || encode(substr(hash, 1, 8), 'hex'))::bit(64)::bigint AS n
         FROM unnest(hashes) AS hash ORDER BY n
-    ) sorted
-$$;
+    ) sorted;
+END $$;
 
 -- Booking ------------------------------------------------------------------------------------
 -- One call saves all that a batch of decisions comes to; nothing else writes to these tables. The
@@ -485,7 +485,8 @@ BEGIN
         RETURN;
     END IF;
     FOREACH rows_in IN ARRAY tables LOOP
-        IF rows_in IS NOT NULL AND EXISTS (
+        CONTINUE WHEN rows_in IS NULL;
+        IF EXISTS (
             SELECT FROM json_to_recordset(rows_in) AS r(account_id bigint, programme text)
             LEFT JOIN account a USING (account_id)
             -- An account of another programme is not seen, and so has none.
@@ -517,18 +518,32 @@ CREATE FUNCTION book(accounts_in json, events_in json, transfers_in json, postin
                      decisions_in json, forgotten_in json, placed_in json, sales_in json)
 RETURNS bytea[] LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
--- A plan made while tables were small is kept: none that reads a whole table.
+-- Planned once for a session, which costs more than running: and so that the plan is as right when
+-- the tables have grown, none that reads a whole one.
+SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     caller text := current_setting('kantis.programme', true);
     looked_at bigint[];
     sales bytea[] := ARRAY(SELECT decode(hash, 'hex') FROM json_array_elements_text(sales_in) AS hash);
 BEGIN
-    PERFORM check_scope(caller, accounts_in, strays_in, card_orders_in, tier_changes_in, reviews_in,
-                        snapshots_in, captures_in, decisions_in, forgotten_in, placed_in);
-    -- Postings belong to their transfers, and lots and balances to postings.
-    SELECT coalesce(array_agg(account_id), '{}') INTO looked_at
-    FROM json_to_recordset(accounts_in) AS a(account_id bigint);
+    PERFORM check_scope(caller, strays_in, card_orders_in, tier_changes_in, reviews_in, snapshots_in,
+                        captures_in, decisions_in, forgotten_in, placed_in);
+    -- Here the session still sees no more than its programme. Postings belong to their transfers, and
+    -- lots and balances to postings.
+    WITH moved AS (
+        UPDATE account SET standing = a.standing, last_event = a.last_event,
+                           last_transfer = a.last_transfer, next_due_on = a.next_due_on
+        FROM json_to_recordset(accounts_in) AS a(account_id bigint, standing json, last_event bigint,
+                                                 last_transfer bigint, next_due_on date)
+        WHERE account.account_id = a.account_id
+        RETURNING account.account_id
+    )
+    SELECT coalesce(array_agg(account_id), '{}') INTO looked_at FROM moved;
+    IF cardinality(looked_at) <> json_array_length(accounts_in) THEN
+        RAISE EXCEPTION 'this session speaks for another programme'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
     PERFORM set_config('kantis.programme', '*', true);
 
     IF forgotten_in IS NOT NULL THEN
@@ -549,12 +564,6 @@ BEGIN
             AS d(account_id bigint, event_no bigint, decision json)
         WHERE event.account_id = d.account_id AND event.event_no = d.event_no;
     END IF;
-
-    UPDATE account SET standing = a.standing, last_event = a.last_event,
-                       last_transfer = a.last_transfer, next_due_on = a.next_due_on
-    FROM json_to_recordset(accounts_in) AS a(account_id bigint, standing json, last_event bigint,
-                                          last_transfer bigint, next_due_on date)
-    WHERE account.account_id = a.account_id;
 
     INSERT INTO receipt_key
     SELECT decode(key_hash, 'hex'), decode(content_hash, 'hex'), within_scope(account_id, looked_at),
@@ -702,19 +711,32 @@ CREATE FUNCTION look_up(programme_in text, cards_json json, stores_json json, ke
                         locking boolean,
                         OUT terms bytea, OUT revision bigint, OUT suspensions text,
                         OUT accounts json, OUT cards json, OUT stores json, OUT used bytea[])
-LANGUAGE plpgsql SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
+    caller text := current_setting('kantis.programme', true);
     cards_in text[] := ARRAY(SELECT json_array_elements_text(cards_json));
     stores_in text[] := ARRAY(SELECT json_array_elements_text(stores_json));
     meant bigint[];
 BEGIN
+    IF coalesce(caller, '') NOT IN ('*', programme_in) THEN
+        RAISE EXCEPTION 'this session speaks for another programme'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    -- The programme is asked for in each question; asked for each row once more, it would cost more
+    -- than the question.
+    PERFORM set_config('kantis.programme', '*', true);
     IF locking THEN
         PERFORM pg_advisory_xact_lock_shared(1, hashtext(programme_in));
     END IF;
     SELECT m.terms, m.revision, m.suspensions INTO look_up.terms, look_up.revision, look_up.suspensions
     FROM programme_mark(programme_in) m;
     -- Also those that a card stood for before; a card that moves meanwhile is noticed by its links.
-    SELECT array_agg(DISTINCT account_id) INTO meant FROM card_link WHERE card_number = ANY (cards_in);
+    SELECT array_agg(DISTINCT account_id) INTO meant
+    FROM card JOIN card_link USING (card_number)
+    WHERE programme = programme_in AND card_number = ANY (cards_in);
     IF locking THEN
         SELECT json_agg(a) INTO look_up.accounts FROM (
             SELECT account_id, programme, standing, last_event, last_transfer FROM account
@@ -740,4 +762,5 @@ BEGIN
     SELECT array_agg(key_hash) INTO look_up.used FROM receipt_key
     WHERE key_hash = ANY (ARRAY(
         SELECT decode(hash, 'hex') FROM json_array_elements_text(key_hashes_json) AS hash));
+    PERFORM set_config('kantis.programme', coalesce(caller, ''), true);
 END $$;
