@@ -117,7 +117,8 @@ def take_receipts_of_card(
             sale = Sale(at=receipt.at, key=key, receipt=receipt, chain=chain, entity=entity)
             _place(notes, programme, account, sale, answer, warrant)
             taken.append(key)
-    take_waiting_returns(notes, programme, {account.account_id: account}, taken, warrant)
+    if taken:
+        take_waiting_returns(notes, programme, {account.account_id: account}, taken, warrant)
 
 
 def claim(
