@@ -149,7 +149,6 @@ async def _answer(listening: socket.socket, application: ASGI, stop: asyncio.Eve
             lifespan="off",
             ws="none",
             access_log=False,
-            proxy_headers=False,  # whoever guesses tokens could give any address as theirs
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )

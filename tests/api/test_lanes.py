@@ -2,9 +2,10 @@
 
 import json
 import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,10 @@ import pytest
 from psycopg_pool import ConnectionPool
 
 from kantis.core.admission import Applicant, Warrant
+from kantis.db.connect import open_pool
 from kantis.operations import members, sales
+from kantis.operations.limits import Limits
+from kantis.serve import ASGI, build_asgi
 
 Json = dict[str, Any]
 Make = Callable[..., Json]
@@ -49,13 +53,29 @@ def until_waiting(pool: ConnectionPool, number: int) -> None:
     with pool.connection() as connection:
         for _ in range(200):
             ((waiting,),) = connection.execute(
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+                " WHERE locktype = 'advisory' AND NOT granted AND datname = current_database()"
             ).fetchall()
             if waiting >= min(number, 1):
                 connection.execute("SELECT pg_sleep(0.01)")
                 return
             connection.execute("SELECT pg_sleep(0.01)")
     raise AssertionError("no booking waits for the lock")
+
+
+def until_locked(pool: ConnectionPool, number: int) -> None:
+    """Wait until so many sessions wait for a lock on a row."""
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event_type = 'Lock'"
+    )
+    with pool.connection() as connection:
+        for _ in range(500):
+            ((found,),) = connection.execute(waiting).fetchall()
+            if found >= number:
+                return
+            connection.execute("SELECT pg_sleep(0.01)")
+    raise AssertionError("they do not wait")
 
 
 def transactions_of(pool: ConnectionPool, receipts: Sequence[Json]) -> int:
@@ -206,6 +226,46 @@ def test_when_too_many_wait_the_next_are_told_to_come_again(
     assert replayed == MANY - len(full)
 
 
+def test_lanes_that_have_ended_begin_again(
+    till: httpx.Client, a_receipt: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kantis.api.lanes.IDLE_SECONDS", 0.02)
+    for pause in range(30):
+        assert till.post("/v1/quotes", json=a_receipt(), timeout=5).status_code == 200
+        assert till.post("/v1/receipts", json=a_receipt(), timeout=5).status_code == 200
+        time.sleep(pause / 1000)
+
+
+def test_a_burst_of_guesses_is_forgotten_when_its_time_is_over(
+    shop_url: str,
+    pool: ConnectionPool,
+    serving: Callable[[ASGI], AbstractContextManager[str]],
+    a_receipt: Make,
+) -> None:
+    """Many are under way when the limit is reached: none of them may shut the till out for good."""
+    limits = Limits(
+        unknown_cards_per_minute=10**9, unknown_cards_per_hour=3, wrong_tokens_per_minute=10**9
+    )
+    asker = "SELECT min(asker) FROM miss WHERE asker LIKE 'token/%' AND misses >= 3"
+    token = {"Authorization": "Bearer till-alltid-south-till"}
+    unknown = [a_receipt(card=f"72{number:011d}", store="south") for number in range(20)]
+    with (
+        open_pool(shop_url) as tills,
+        serving(build_asgi(tills, {"api"}, limits)) as url,
+        httpx.Client(base_url=url, headers=token, timeout=30) as till,
+    ):
+        with ThreadPoolExecutor(20) as many:
+            answers = list(many.map(lambda one: till.post("/v1/quotes", json=one), unknown))
+        assert {answer.status_code for answer in answers} <= {200, 429}
+        known = a_receipt(store="south")
+        assert till.post("/v1/quotes", json=known).status_code == 429
+        with pool.connection() as connection:
+            assert connection.execute(asker).fetchone() is not None
+            connection.execute("DELETE FROM miss")
+        assert till.post("/v1/quotes", json=known).status_code == 200
+        assert "balances" in till.post("/v1/receipts", json=known).json()
+
+
 def test_reports_leave_tills_their_turn(
     till: httpx.Client, pool: ConnectionPool, a_receipt: Make, a_member: AMember
 ) -> None:
@@ -215,19 +275,16 @@ def test_reports_leave_tills_their_turn(
     with ThreadPoolExecutor(12) as desks:
         with pool.connection() as connection, connection.transaction():
             connection.execute("SELECT FROM account WHERE account_id = %s FOR UPDATE", [account_id])
-            release = {"card": card}
             stuck = [
-                desks.submit(till.post, f"/v1/holds/{number:032x}/release", json=release)
-                for number in range(3)
-            ] + [
                 desks.submit(
                     till.post,
                     "/v1/holds",
                     json={"card": card, "unit": "bonus", "amount": 1, "proof": "staff"},
                     headers={"Idempotency-Key": f"stuck-{card}-{number}"},
                 )
-                for number in range(9)
+                for number in range(12)
             ]
+            until_locked(pool, 6)
             answers = [
                 till.post("/v1/receipts", json=a_receipt(card=other), timeout=5) for other in others
             ]

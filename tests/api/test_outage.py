@@ -100,8 +100,13 @@ def test_without_its_database_a_server_answers_503_and_recovers(
     assert one(cluster, "SELECT count(*) FROM event WHERE kind = 'sale'") == 2
 
 
+@pytest.mark.parametrize("path", ["/v1/receipts", "/v1/receipts/"], ids=["lanes", "threads"])
 def test_whoever_waits_too_long_is_answered_503_and_later_as_if_asked_once(
-    cluster: Cluster, serving: Serving, a_receipt: Make, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster,
+    serving: Serving,
+    a_receipt: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
 ) -> None:
     monkeypatch.setattr("kantis.api.problems.ANSWER_WITHIN_SECONDS", 0.5)
     receipt = a_receipt(30_000)
@@ -113,15 +118,15 @@ def test_whoever_waits_too_long_is_answered_503_and_later_as_if_asked_once(
     ):
         with other.transaction():
             other.execute("SELECT FROM account FOR UPDATE")
-            # More than there are threads that answer: the last ones wait for the first.
+            # Many more than are answered at a time: the last ones wait for the first.
             with ThreadPoolExecutor(20) as many:
-                asked = [many.submit(till.post, "/v1/receipts", json=receipt) for _ in range(20)]
+                asked = [many.submit(till.post, path, json=receipt) for _ in range(20)]
                 answers = [one.result() for one in asked]
             assert {answer.status_code for answer in answers} == {503}
             assert {answer.json()["code"] for answer in answers} == {"unavailable"}
             assert max(answer.elapsed.total_seconds() for answer in answers) < 2
-        until(20, lambda: till.post("/v1/receipts", json=receipt).status_code == 200)
-        assert till.post("/v1/receipts", json=receipt).headers["Idempotency-Replayed"] == "true"
+        until(20, lambda: till.post(path, json=receipt).status_code == 200)
+        assert till.post(path, json=receipt).headers["Idempotency-Replayed"] == "true"
     booked = f"SELECT count(*) FROM event WHERE key LIKE '%/{receipt['number']}'"  # noqa: S608
     assert one(cluster, booked) == 1
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from kantis.api.app import build_app
+from kantis.api.app import Api, build_app
 from kantis.api.problems import STATUS, Fault
 from kantis.core.refusals import all_refusals
 from kantis.db.cluster import APP
@@ -102,7 +102,7 @@ def test_each_example_gets_the_answer_that_is_shown(
 ) -> None:
     url = fresh_database(APP)
     set_up_shop(url)
-    with open_pool(url) as pool, serving(build_app(pool)) as base_url:
+    with open_pool(url) as pool, serving(Api(pool)) as base_url:
         reader = Reader(base_url)
         for request, answer in examples():
             got = reader.send(request)

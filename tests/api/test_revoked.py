@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -20,6 +21,7 @@ def test_a_revoked_till_is_let_in_no_more_from_the_next_request_on(
     fresh_database: Callable[[str], str],
     set_up_shop: Callable[[str], None],
     serving: Callable[[ASGI], AbstractContextManager[str]],
+    a_receipt: Callable[[], dict[str, Any]],
     tmp_path: Path,
 ) -> None:
     set_up_shop(fresh_database(APP))
@@ -50,13 +52,19 @@ def test_a_revoked_till_is_let_in_no_more_from_the_next_request_on(
         httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}) as till,
     ):
         assert till.get(CARD).status_code == 200
+        assert till.post("/v1/receipts", json=a_receipt()).status_code == 200
+        assert till.post("/v1/quotes", json=a_receipt()).status_code == 200
         revoked = kantis("revoke", "north", "--label", "kiosk", *of_alltid)
         assert (revoked.returncode, revoked.stdout.strip()) == (
             0,
             "alltid: north: 1 token of 'kiosk' revoked",
         )
-        answer = till.get(CARD)
-        assert (answer.status_code, answer.json()["code"]) == (401, "token-unknown")
+        for answer in (
+            till.post("/v1/receipts", json=a_receipt()),
+            till.post("/v1/quotes", json=a_receipt()),
+            till.get(CARD),
+        ):
+            assert (answer.status_code, answer.json()["code"]) == (401, "token-unknown")
         other = {"Authorization": "Bearer till-alltid-north"}
         assert till.get(CARD, headers=other).status_code == 200
 

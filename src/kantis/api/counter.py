@@ -4,22 +4,23 @@ Everything else goes through Litestar, whose own handlers of these two addresses
 the same, one by one: a test holds both to it.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import psycopg
-from litestar.concurrency import sync_to_thread
 from msgspec import Raw, Struct
 from psycopg_pool import ConnectionPool
 
 from kantis.api import problems
 from kantis.api.access import Till, bearer_in, find_token, now, too_many
 from kantis.api.lanes import Lanes
-from kantis.api.problems import Malformed, TooLarge
-from kantis.api.tills import check_own, may_be_miss, read_said, told_of
+from kantis.api.problems import Fault, Malformed, TooLarge
+from kantis.api.tills import check_own, is_missed, read_said, told_of
 from kantis.api.wire import BODY_BYTES_MAX, decode
 from kantis.core.admission import Warrant
 from kantis.core.receipt import Receipt
@@ -29,6 +30,9 @@ from kantis.operations.sales import Recorded, Sent, quote_all, record_sent
 
 BOOKING_LANES = 2
 """While one waits for the database, the other decides. More would only wait for each other."""
+
+THREADS = 8
+"""For what blocks: a connection for a lane, a token seen for the first time, guesses counted."""
 
 CARDS_KEPT = 100_000
 """Cards whose account is remembered, only to keep it to one lane at a time."""
@@ -53,8 +57,12 @@ class Known(Struct, frozen=True):
 Asked = tuple[Known, Receipt]
 """A receipt and who sent it."""
 
-Decided = tuple[Said, datetime | None] | None
-"""What is said, and until when nothing of cards is; none to a token that is good no more."""
+Decided = tuple[Said | None, datetime | None] | None
+"""What is said, and until when nothing of cards is; none to a token that is good no more.
+
+A guesser's question is not even looked at: nothing is said."""
+
+T = TypeVar("T")
 
 
 class Counter:
@@ -64,6 +72,7 @@ class Counter:
         """Open on a pool, which stays the caller's to close."""
         self._pool = pool
         self._limits = limits
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="counter")
         self._known: dict[bytes, Known] = {}
         self._account_of: dict[str, int] = {}
         self._opened: dict[tuple[str, Decide], Lanes[Asked, Decided]] = {}
@@ -78,21 +87,22 @@ class Counter:
 
     async def _book(self, scope: Scope, receive: Receive) -> Recorded:
         till, receipt, said = await self._decided(scope, receive, self._booking)
+        assert said is not None, "receipts are always taken"
         if isinstance(said, Recorded) and said.account_id is not None:
             self._remember(receipt.card, said.account_id)
-        if till.untold_until is None and isinstance(said, Recorded) and not may_be_miss(said):
-            return said
-        (told,) = await sync_to_thread(told_of, till, [said])
+        told: Recorded | Refusal | Fault = said
+        if till.untold_until is not None or is_missed(said):
+            (told,) = await self._in_thread(told_of, till, [said])
         if not isinstance(told, Recorded):
             raise told
         return told
 
     async def _quote(self, scope: Scope, receive: Receive) -> Recorded:
         till, _, said = await self._decided(scope, receive, self._quoting)
-        if till.untold_until is not None:
-            raise too_many(till.untold_until)
-        if may_be_miss(said):
-            await sync_to_thread(till.check_miss, read_said(said))
+        if till.untold_until is not None or said is None:
+            raise too_many(till.untold_until or now())
+        if is_missed(said):
+            await self._in_thread(till.check_miss, read_said(said))
         if isinstance(said, Refusal):
             raise said
         return said
@@ -102,18 +112,18 @@ class Counter:
         scope: Scope,
         receive: Receive,
         lanes_of: Callable[[str], Lanes[Asked, Decided]],
-    ) -> tuple[Till, Receipt, Said]:
+    ) -> tuple[Till, Receipt, Said | None]:
         """Let a lane decide on the receipt in a request; its token is looked up along with it."""
         known = await self._known_till(scope)
         receipt = decode(_receipt, await _body(receive))
         check_own(known.till, receipt)
         lanes = lanes_of(known.till.programme)
         while (decided := await lanes.ask((known, receipt))) is None:
-            self._known.clear()  # the token is good no more: refused, and counted, as a wrong one
+            # The token is good no more: it is refused, and counted, as a wrong one.
+            self._known.pop(known.token_hash, None)
             known = await self._known_till(scope)
         said, untold_until = decided
-        if untold_until is None:
-            return known.till, receipt, said
+        # One of its own for each request: it is told when something is counted.
         return msgspec.structs.replace(known.till, untold_until=untold_until), receipt, said
 
     async def _known_till(self, scope: Scope) -> Known:
@@ -126,32 +136,45 @@ class Counter:
             if name == b"authorization":
                 header = value
                 break
-        if (known := self._known.get(header)) is not None:
-            return known
         token = bearer_in(header.decode("latin-1"))
-        host = (scope.get("client") or ("",))[0]
-        found = await sync_to_thread(find_token, self._pool, token, host, self._limits)
-        till = Till(found, self._pool, self._limits, None)
-        known = Known(sha256(token.encode()).digest(), till, till.warrant())
-        self._known[header] = known
+        token_hash = sha256(token.encode()).digest()
+        if (known := self._known.get(token_hash)) is None:
+            host = (scope.get("client") or ("",))[0]
+            found = await self._in_thread(find_token, self._pool, token, host, self._limits)
+            till = Till(found, self._pool, self._limits, None)
+            known = self._known[token_hash] = Known(token_hash, till, till.warrant())
         return known
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        """Do what blocks in a thread that no other address keeps busy."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, work, *arguments)
 
     # --- lanes -----------------------------------------------------------------------------
 
     def _booking(self, programme: str) -> Lanes[Asked, Decided]:
-        return self._lanes(programme, BOOKING_LANES, _record)
+        return self._lanes(programme, BOOKING_LANES, _record, is_told_later=True)
 
     def _quoting(self, programme: str) -> Lanes[Asked, Decided]:
-        return self._lanes(programme, 1, _quote)
+        return self._lanes(programme, 1, _quote, is_told_later=False)
 
-    def _lanes(self, programme: str, lanes: int, decide: "Decide") -> Lanes[Asked, Decided]:
+    def _lanes(
+        self, programme: str, lanes: int, decide: "Decide", *, is_told_later: bool
+    ) -> Lanes[Asked, Decided]:
         if (opened := self._opened.get((programme, decide))) is None:
 
             def work(connection: psycopg.Connection, batch: Sequence[Asked]) -> list[Decided]:
-                return _for_good_tokens(connection, programme, batch, decide)
+                return _for_good_tokens(
+                    connection, programme, batch, decide, is_told_later=is_told_later
+                )
 
             opened = Lanes(
-                work, pool=self._pool, programme=programme, lanes=lanes, apart=self._account
+                work,
+                pool=self._pool,
+                programme=programme,
+                lanes=lanes,
+                apart=self._account,
+                threads=self._threads,
             )
             self._opened[programme, decide] = opened
         return opened
@@ -172,14 +195,30 @@ Decide = Callable[[psycopg.Connection, str, Sequence[Asked]], Sequence[Said]]
 
 
 def _for_good_tokens(
-    connection: psycopg.Connection, programme: str, batch: Sequence[Asked], decide: Decide
+    connection: psycopg.Connection,
+    programme: str,
+    batch: Sequence[Asked],
+    decide: Decide,
+    *,
+    is_told_later: bool,
 ) -> list[Decided]:
-    """Decide for those whose token is still good: it may have been revoked, or have guessed."""
+    """Decide for those whose token is still good: it may have been revoked, or have guessed.
+
+    For one that has guessed too often nothing is looked at, so that no time tells a card from none;
+    but a receipt is taken, and told later.
+    """
     tokens = recognize_all(connection, {known.token_hash for known, _ in batch}, at=now())
-    good = [asked for asked in batch if asked[0].token_hash in tokens]
-    said = iter(decide(connection, programme, good) if good else ())
+    good = {
+        token_hash
+        for token_hash, token in tokens.items()
+        if is_told_later or token.untold_until is None
+    }
+    asked = [one for one in batch if one[0].token_hash in good]
+    said = iter(decide(connection, programme, asked) if asked else ())
     return [
-        (next(said), token.untold_until) if (token := tokens.get(known.token_hash)) else None
+        (next(said) if known.token_hash in good else None, token.untold_until)
+        if (token := tokens.get(known.token_hash))
+        else None
         for known, _ in batch
     ]
 
@@ -207,7 +246,8 @@ def _quote(
 async def _answer(scope: Scope, send: Send, asking: Awaitable[Recorded]) -> None:
     """Send what is said, or the problem that comes instead; bugs are logged and not told."""
     try:
-        said = await asking
+        async with asyncio.timeout(problems.ANSWER_WITHIN_SECONDS):
+            said = await asking
     except Exception as error:  # noqa: BLE001 - as Litestar does with the other addresses
         told = problems.told(error, scope["method"], scope["path"])
         await _send(send, told.status, told.headers, told.body)
@@ -222,7 +262,7 @@ async def _body(receive: Receive) -> bytes:
     :raises TooLarge:
     :raises Malformed: it ended too early
     """
-    body, more = b"", True
+    body, more = bytearray(), True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -231,7 +271,7 @@ async def _body(receive: Receive) -> bytes:
         more = message.get("more_body", False)
         if len(body) > BODY_BYTES_MAX:
             raise TooLarge(TooLarge.__doc__ or "")
-    return body
+    return bytes(body)
 
 
 async def _send(send: Send, status: int, headers: dict[str, str], body: bytes) -> None:

@@ -1,8 +1,10 @@
 """Requests that wait while a transaction runs share the next one (docs/decisions/0011)."""
 
 import asyncio
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Hashable, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +16,10 @@ from psycopg import waiting
 from psycopg.abc import PQGen
 from psycopg_pool import ConnectionPool
 
-from kantis.api import problems
 from kantis.api.problems import RETRY_AFTER_SECONDS, Unavailable
 from kantis.db.connect import ImpatientConnection, speaking_for
+
+log = logging.getLogger(__name__)
 
 Asked = TypeVar("Asked")
 Said = TypeVar("Said")
@@ -66,24 +69,25 @@ class Lanes(Generic[Asked, Said]):
         programme: str,
         lanes: int,
         apart: Callable[[Asked], Hashable],
+        threads: Executor,
     ) -> None:
-        """Open the lanes; nothing runs until somebody asks."""
+        """Open the lanes; nothing runs until somebody asks. Connections are taken in `threads`."""
         self._work = work
         self._pool = pool
         self._programme = programme
         self._lanes = lanes
         self._apart = apart
+        self._threads = threads
         self._waiting: deque[Waiting[Asked, Said]] = deque()
         self._under_way: Counter[Hashable] = Counter()
         self._come = asyncio.Event()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None] | None] = set()
         self._idle = 0
 
     async def ask(self, asked: Asked) -> Said:
-        """Wait for the answer to one request.
+        """Wait for the answer to one request; whoever does not wait any more is passed over.
 
         :raises Unavailable: too many wait already
-        :raises TimeoutError: it takes too long; what becomes of it is not known
         :raises psycopg.OperationalError: the database is away; what became of it is not known
         """
         if len(self._waiting) >= WAITING_MAX:
@@ -94,38 +98,42 @@ class Lanes(Generic[Asked, Said]):
         if len(self._waiting) == 1 or len(self._waiting) == MANY:
             self._come.set()
         if not self._idle and len(self._running) < self._lanes:
-            running = asyncio.create_task(self._run())
-            self._running.add(running)
-            running.add_done_callback(self._running.discard)
-        time_is_over = loop.call_later(problems.ANSWER_WITHIN_SECONDS, _give_up, answer)
-        try:
-            return await answer
-        finally:
-            time_is_over.cancel()
+            self._running.add(asyncio.create_task(self._run()))
+        return await answer
 
     async def _run(self) -> None:
         """Answer batch after batch until nobody asks for a while."""
-        while batch := await self._next():
-            try:
-                connection = await asyncio.to_thread(self._take_connection)
-            except Exception as error:  # noqa: BLE001 - told to everybody who waits for it
-                self._deliver(batch, [error] * len(batch))
-                continue
-            try:
-                while batch:
-                    asked = [one.asked for one in batch]
-                    answers = await on_loop(connection, partial(self._answer, connection, asked))
-                    self._deliver(batch, answers)
-                    batch = await self._next()
-            except Exception as error:  # noqa: BLE001 - likewise
-                self._deliver(batch, [error] * len(batch))
-            finally:
-                await asyncio.to_thread(self._pool.putconn, connection)
+        loop = asyncio.get_running_loop()
+        try:
+            while batch := await self._next():
+                try:
+                    connection = await loop.run_in_executor(self._threads, self._take_connection)
+                except Exception as error:  # noqa: BLE001 - told to everybody who waits for it
+                    self._deliver(batch, [error] * len(batch))
+                else:
+                    await self._answer_on(connection, batch)
+        finally:
+            # At once: whoever asks next has to know that nobody looks any more.
+            self._running.discard(asyncio.current_task())
+
+    async def _answer_on(
+        self, connection: ImpatientConnection, batch: list[Waiting[Asked, Said]]
+    ) -> None:
+        """Answer this batch and those that come, until one breaks the connection."""
+        try:
+            while batch:
+                answers = await on_loop(connection, partial(self._answer, connection, batch))
+                self._deliver(batch, answers)
+                batch = await self._next()
+        except Exception as error:  # noqa: BLE001 - told to everybody who waits for it
+            self._deliver(batch, [error] * len(batch))
+        finally:
+            self._pool.putconn(connection)  # which leaves the rest to a thread of the pool's
 
     def _take_connection(self) -> ImpatientConnection:
         connection = self._pool.getconn()
-        assert isinstance(connection, ImpatientConnection), "what a pool for tills is made of"
         try:
+            assert isinstance(connection, ImpatientConnection), "what a pool for tills is made of"
             speaking_for(connection, self._programme)
         except BaseException:
             self._pool.putconn(connection)
@@ -198,29 +206,27 @@ class Lanes(Generic[Asked, Said]):
         self._come.set()
 
     def _answer(
-        self, connection: psycopg.Connection, batch: Sequence[Asked]
+        self, connection: psycopg.Connection, batch: Sequence[Waiting[Asked, Said]]
     ) -> Sequence[Said | Exception]:
         """Answer a batch; if it fails, each alone, so that only the one at fault does."""
         try:
-            return self._work(connection, batch)
+            return self._work(connection, [one.asked for one in batch])
         except Exception:
             if len(batch) == 1 or connection.closed:
                 raise
-        return [self._alone(connection, asked) for asked in batch]
+            log.warning("a batch of %d failed; each is tried alone", len(batch), exc_info=True)
+        return [self._alone(connection, one) for one in batch]
 
-    def _alone(self, connection: psycopg.Connection, asked: Asked) -> Said | Exception:
+    def _alone(self, connection: psycopg.Connection, one: Waiting[Asked, Said]) -> Said | Exception:
+        if one.answer.done():
+            return TimeoutError()  # told already
         try:
-            (answer,) = self._work(connection, [asked])
+            (answer,) = self._work(connection, [one.asked])
         except Exception as error:
             if connection.closed:
                 raise
             return error
         return answer
-
-
-def _give_up(answer: "asyncio.Future[Said]") -> None:
-    if not answer.done():
-        answer.set_exception(TimeoutError())
 
 
 async def on_loop(connection: ImpatientConnection, work: Callable[[], T]) -> T:

@@ -266,7 +266,7 @@ def told_of(till: Till, results: Sequence[Recorded | Refusal]) -> list[Said]:
 
     What was booked stays booked, and its answer is kept: sent again later, it is given.
     """
-    if till.untold_until is None and (misses := sum(map(_is_miss, results))):
+    if till.untold_until is None and (misses := sum(map(is_missed, results))):
         till.count_misses(misses)
     if (until := till.untold_until) is None:
         return list(results)
@@ -280,17 +280,15 @@ def told_of(till: Till, results: Sequence[Recorded | Refusal]) -> list[Said]:
     return said
 
 
-def may_be_miss(result: Recorded | Refusal) -> bool:
-    """Tell, without reading an answer, whether it could say that there is no such card."""
-    return not isinstance(result, Recorded) or UNKNOWN.encode() in bytes(result.answer)
-
-
 def read_said(result: Recorded | Refusal) -> Answer | Refusal:
     """Give the answer, or the refusal, that a result is."""
     return _read_answer(result.answer) if isinstance(result, Recorded) else result
 
 
-def _is_miss(result: Recorded | Refusal) -> bool:
+def is_missed(result: Recorded | Refusal) -> bool:
+    """Tell whether a result says that there is no such card; most answers need not be read."""
+    if isinstance(result, Recorded) and UNKNOWN.encode() not in bytes(result.answer):
+        return False
     return is_miss(read_said(result))
 
 

@@ -44,7 +44,8 @@ def look_up(
     """Look up a programme's cards with their accounts, its stores, and whether keys were used.
 
     With `locking`, the terms and the accounts stay as they are until the transaction ends; the
-    accounts are locked in order and then read.
+    accounts are locked in order and then read. Without, a card may have moved since its account
+    was read, which then is not among them.
 
     :raises TermsNotInForce: when nothing of that name is published
     """

@@ -170,7 +170,8 @@ def _quoted(
     if account_id is None:
         check_unpaid(terms, receipt, nothing)
         return Answer(key=key, nothing=nothing)
-    account = found.accounts[account_id]
+    if (account := found.accounts.get(account_id)) is None:
+        raise CardMovedError(receipt.card)
     sale = past.after_its_holds(connection, account, sale)
     past.check_payments(connection, terms, account, sale)
     if not is_late(terms, account.standing, sale):
@@ -347,8 +348,9 @@ class _Sales(_Batch[Receipt]):
 
     def _take_waiting_returns(self) -> None:
         awaited = frozenset(self.journal.awaited)
-        for key, warrant in dict(zip(self.keys, self.warrants, strict=True)).items():
+        for key, warrant in zip(self.keys, self.warrants, strict=True):
             if past.hash_of(key) in awaited:
+                awaited -= {past.hash_of(key)}
                 strays.take_waiting_returns(
                     self.journal, self.programme, self.accounts, [key], warrant
                 )

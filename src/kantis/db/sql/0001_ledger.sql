@@ -473,7 +473,7 @@ END $$;
 
 -- Booking ------------------------------------------------------------------------------------
 -- One call saves all that a batch of decisions comes to; nothing else writes to these tables. The
--- accounts are locked by the caller (db/accounts.py), sorted, before they were read.
+-- accounts were locked, sorted, before they were read (`look_up`, db/accounts.py).
 
 -- Whoever speaks for one programme books nothing in another: each row is of an account or names a
 -- programme, or is a bare key.
@@ -507,7 +507,7 @@ CREATE FUNCTION within_scope(account_in bigint, looked_at bigint[])
 RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     IF account_in IS NOT NULL AND account_in <> ALL (looked_at) THEN
-        RAISE EXCEPTION 'this session speaks for another programme'
+        RAISE EXCEPTION 'an account is not among those booked: this session speaks for another programme'
             USING ERRCODE = 'insufficient_privilege';
     END IF;
     RETURN account_in;
@@ -537,7 +537,7 @@ BEGIN
                            last_transfer = a.last_transfer, next_due_on = a.next_due_on
         FROM json_to_recordset(accounts_in) AS a(account_id bigint, standing json, last_event bigint,
                                                  last_transfer bigint, next_due_on date)
-        WHERE account.account_id = a.account_id
+        WHERE account.account_id = a.account_id AND caller IN ('*', programme)
         RETURNING account.account_id
     )
     SELECT coalesce(array_agg(account_id), '{}') INTO looked_at FROM moved;
@@ -730,6 +730,10 @@ BEGIN
     -- than the question.
     PERFORM set_config('kantis.programme', '*', true);
     IF locking THEN
+        IF json_array_length(cards_json) > 1 THEN
+            -- Many do not wait long for one of them: each is tried alone then.
+            PERFORM set_config('lock_timeout', '3s', true);
+        END IF;
         PERFORM pg_advisory_xact_lock_shared(1, hashtext(programme_in));
     END IF;
     SELECT m.terms, m.revision, m.suspensions INTO look_up.terms, look_up.revision, look_up.suspensions
@@ -751,7 +755,7 @@ BEGIN
     END IF;
     SELECT json_agg(c) INTO look_up.cards FROM (
         SELECT card_number AS number, kind, role, issued_at, activated_at, blocked_at, replaced_by,
-               (SELECT json_agg(l ORDER BY from_at)
+               (SELECT coalesce(json_agg(l ORDER BY from_at), '[]')
                 FROM (SELECT account_id, from_at FROM card_link
                       WHERE card_link.card_number = card.card_number) l) AS links
         FROM card WHERE programme = programme_in AND card_number = ANY (cards_in)
