@@ -576,7 +576,7 @@ class Shop:
             account = card.account(receipt.at)
             nothing = card.why_not(receipt.at) or ("" if account is not None else "card-unknown")
         if nothing or account is None:
-            if any(tender.kind in {BONUS, STARS} for tender in receipt.tenders):
+            if any(tender.hold or tender.kind in {BONUS, STARS} for tender in receipt.tenders):
                 return No("card-not-usable")
             return Kept(nothing)
         standing = self.standing(account, self.last_at(account, receipt.at))
