@@ -18,6 +18,7 @@ from kantis.core.admission import Applicant, Warrant
 from kantis.db.connect import open_pool
 from kantis.operations import members, sales
 from kantis.operations.limits import Limits
+from kantis.operations.sales import Told
 from kantis.serve import ASGI, build_asgi
 
 Json = dict[str, Any]
@@ -190,7 +191,7 @@ def test_one_that_makes_a_batch_fail_fails_alone(
 ) -> None:
     """A bug that one receipt meets, here one that is put in, is no other receipt's."""
 
-    def with_a_bug(connection: psycopg.Connection, **asked: Any) -> list[sales.Result]:  # noqa: ANN401
+    def with_a_bug(connection: psycopg.Connection, **asked: Any) -> list[Told | None]:  # noqa: ANN401
         if any(one.receipt.till == "bug" for one in asked["sent"]):
             connection.execute("SELECT 1 / 0")
         return sales.record_sent(connection, **asked)

@@ -176,7 +176,7 @@ def test_all_that_is_booked_is_looked_at_but_postings_and_refusals(
         names = connection.execute(
             "SELECT unnest(proargnames) FROM pg_proc WHERE proname = 'book'"
         ).fetchall()
-    assert {name for (name,) in names} == BOOKED.keys() | {"postings_in", "refused_in", "sales_in"}
+    assert {name for (name,) in names} == BOOKED.keys() | {"postings_in", "refused_in"}
 
 
 def book(session: psycopg.Connection, parameter: str, rows: str) -> None:
@@ -201,7 +201,7 @@ def test_booking_elsewhere_is_refused(
 
 
 def test_nothing_is_looked_up_elsewhere(shops: Callable[[str], str]) -> None:
-    look_up = "SELECT look_up(%s, %s, NULL, NULL, false)::text"
+    look_up = "SELECT look_up(%s, %s, NULL, NULL, NULL, now(), false)::text"
     with open_pool(shops(APP), size=1) as pool, pool.connection() as north:
         with pytest.raises(errors.InsufficientPrivilege, match="speaks for another programme"):
             north.execute(look_up, ["north", '["4441"]'])

@@ -1,15 +1,16 @@
 """What a batch of receipts costs the database: questions counted, and quotes that write nothing."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import psycopg
 import pytest
 
-from kantis.core.answers import Answer
+from kantis.core.admission import Warrant
 from kantis.core.receipt import Receipt
 from kantis.db.connect import EVERY_PROGRAMME
 from kantis.operations import sales
+from kantis.operations.sales import Recorded, Sent
 
 if TYPE_CHECKING:
     from tests.operations.conftest import Desk
@@ -45,9 +46,9 @@ def test_a_batch_of_receipts_takes_two_questions_whatever_its_size(
     for some in (cards[:1], cards):
         counting.asked.clear()
         results = desk.record(*(desk.receipt(card, AT, 10_000, 20_000) for card in some))
-        assert all(isinstance(result, sales.Recorded) for result in results)
+        assert all(isinstance(result, Recorded) for result in results)
         called = [question.split("(")[0].split()[-1] for question in counting.asked]
-        assert called == ["look_up", "book"]
+        assert called == ["BEGIN", "look_up", "book", "COMMIT"]
     desk.connection = patient
     counting.close()
 
@@ -62,15 +63,17 @@ def test_a_batch_of_quotes_takes_one_question_and_neither_writes_nor_waits(
     with desk.another() as booking, booking.connection.transaction():
         booking.connection.execute("SELECT FROM account FOR UPDATE")
         booking.connection.execute("SELECT pg_advisory_xact_lock(1, hashtext('alltid'))")
-        sales.quote_all(counting, programme="alltid", receipts=receipts, now=desk.at(AT))
+        quote_all = partial(sales.quote_all, counting, programme="alltid", now=desk.at(AT))
+        sent = [Sent(receipt, Warrant("till:1/1")) for receipt in receipts]
+        quote_all(sent=sent)
         counting.asked.clear()
-        said = sales.quote_all(counting, programme="alltid", receipts=receipts, now=desk.at(AT))
+        told = quote_all(sent=sent)
     assert len(counting.asked) == 1
-    booked = [msgspec.json.decode(one.answer, type=Answer) for one in recorded(desk, receipts)]
-    assert said == booked
+    quoted = [one.said.answer for one in told if one and isinstance(one.said, Recorded)]
+    assert quoted == [one.answer for one in recorded(desk, receipts)]
     counting.close()
 
 
-def recorded(desk: "Desk", receipts: list[Receipt]) -> list[sales.Recorded]:
+def recorded(desk: "Desk", receipts: list[Receipt]) -> list[Recorded]:
     results = desk.record(*receipts)
-    return [result for result in results if isinstance(result, sales.Recorded)]
+    return [result for result in results if isinstance(result, Recorded)]

@@ -7,13 +7,13 @@ the same, one by one: a test holds both to it.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
 
 import msgspec
 import psycopg
-from msgspec import Raw, Struct
+from msgspec import Struct
 from psycopg_pool import ConnectionPool
 
 from kantis.api import problems
@@ -25,8 +25,8 @@ from kantis.api.wire import BODY_BYTES_MAX, decode
 from kantis.core.admission import Warrant
 from kantis.core.receipt import Receipt
 from kantis.core.refusals import Refusal
-from kantis.operations.limits import Limits, recognize_all
-from kantis.operations.sales import Recorded, Sent, quote_all, record_sent
+from kantis.operations.limits import Limits
+from kantis.operations.sales import Recorded, Result, Sent, Told, quote_all, record_sent
 
 BOOKING_LANES = 2
 """While one waits for the database, the other decides. More would only wait for each other."""
@@ -43,8 +43,6 @@ Scope = Any
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-Said = Recorded | Refusal
-
 
 class Known(Struct, frozen=True):
     """A till that has been let in before: what never changes of it."""
@@ -54,13 +52,7 @@ class Known(Struct, frozen=True):
     warrant: Warrant
 
 
-Asked = tuple[Known, Receipt]
-"""A receipt and who sent it."""
-
-Decided = tuple[Said | None, datetime | None] | None
-"""What is said, and until when nothing of cards is; none to a token that is good no more.
-
-A guesser's question is not even looked at: nothing is said."""
+Work = Callable[..., list[Told | None]]
 
 T = TypeVar("T")
 
@@ -75,7 +67,8 @@ class Counter:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="counter")
         self._known: dict[bytes, Known] = {}
         self._account_of: dict[str, int] = {}
-        self._opened: dict[tuple[str, Decide], Lanes[Asked, Decided]] = {}
+        self._booking: dict[str, Lanes[Sent, Told | None]] = {}
+        self._quoting: dict[str, Lanes[Sent, Told | None]] = {}
 
     async def book_receipt(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Book a receipt, as `tills.book_receipt` does."""
@@ -86,7 +79,7 @@ class Counter:
         await _answer(scope, send, self._quote(scope, receive))
 
     async def _book(self, scope: Scope, receive: Receive) -> Recorded:
-        till, receipt, said = await self._decided(scope, receive, self._booking)
+        till, receipt, said = await self._told(scope, receive, self._booking_lanes)
         assert said is not None, "receipts are always taken"
         if isinstance(said, Recorded) and said.account_id is not None:
             self._remember(receipt.card, said.account_id)
@@ -98,7 +91,7 @@ class Counter:
         return told
 
     async def _quote(self, scope: Scope, receive: Receive) -> Recorded:
-        till, _, said = await self._decided(scope, receive, self._quoting)
+        till, _, said = await self._told(scope, receive, self._quoting_lanes)
         if till.untold_until is not None or said is None:
             raise too_many(till.untold_until or now())
         if is_missed(said):
@@ -107,24 +100,26 @@ class Counter:
             raise said
         return said
 
-    async def _decided(
+    async def _told(
         self,
         scope: Scope,
         receive: Receive,
-        lanes_of: Callable[[str], Lanes[Asked, Decided]],
-    ) -> tuple[Till, Receipt, Said | None]:
+        lanes_of: Callable[[str], Lanes[Sent, Told | None]],
+    ) -> tuple[Till, Receipt, Result | None]:
         """Let a lane decide on the receipt in a request; its token is looked up along with it."""
         known = await self._known_till(scope)
         receipt = decode(_receipt, await _body(receive))
         check_own(known.till, receipt)
         lanes = lanes_of(known.till.programme)
-        while (decided := await lanes.ask((known, receipt))) is None:
+        while (told := await lanes.ask(Sent(receipt, known.warrant, known.token_hash))) is None:
             # The token is good no more: it is refused, and counted, as a wrong one.
             self._known.pop(known.token_hash, None)
             known = await self._known_till(scope)
-        said, untold_until = decided
+        if told.untold_until == known.till.untold_until:
+            return known.till, receipt, told.said
         # One of its own for each request: it is told when something is counted.
-        return msgspec.structs.replace(known.till, untold_until=untold_until), receipt, said
+        till = msgspec.structs.replace(known.till, untold_until=told.untold_until)
+        return till, receipt, told.said
 
     async def _known_till(self, scope: Scope) -> Known:
         """Give who asks: looked up the first time, and again with each batch.
@@ -152,36 +147,30 @@ class Counter:
 
     # --- lanes -----------------------------------------------------------------------------
 
-    def _booking(self, programme: str) -> Lanes[Asked, Decided]:
-        return self._lanes(programme, BOOKING_LANES, _record, is_told_later=True)
+    def _booking_lanes(self, programme: str) -> Lanes[Sent, Told | None]:
+        if (lanes := self._booking.get(programme)) is None:
+            lanes = self._booking[programme] = self._open(programme, _record, BOOKING_LANES)
+        return lanes
 
-    def _quoting(self, programme: str) -> Lanes[Asked, Decided]:
-        return self._lanes(programme, 1, _quote, is_told_later=False)
+    def _quoting_lanes(self, programme: str) -> Lanes[Sent, Told | None]:
+        if (lanes := self._quoting.get(programme)) is None:
+            lanes = self._quoting[programme] = self._open(programme, _quote, 1)
+        return lanes
 
-    def _lanes(
-        self, programme: str, lanes: int, decide: "Decide", *, is_told_later: bool
-    ) -> Lanes[Asked, Decided]:
-        if (opened := self._opened.get((programme, decide))) is None:
+    def _open(self, programme: str, work: Work, lanes: int) -> Lanes[Sent, Told | None]:
+        return Lanes(
+            partial(work, programme=programme),
+            pool=self._pool,
+            programme=programme,
+            lanes=lanes,
+            apart=self._account,
+            burden=lambda sent: len(sent.receipt.lines),
+            threads=self._threads,
+        )
 
-            def work(connection: psycopg.Connection, batch: Sequence[Asked]) -> list[Decided]:
-                return _for_good_tokens(
-                    connection, programme, batch, decide, is_told_later=is_told_later
-                )
-
-            opened = Lanes(
-                work,
-                pool=self._pool,
-                programme=programme,
-                lanes=lanes,
-                apart=self._account,
-                threads=self._threads,
-            )
-            self._opened[programme, decide] = opened
-        return opened
-
-    def _account(self, asked: Asked) -> int | str:
+    def _account(self, sent: Sent) -> int | str:
         """Give the account of a receipt's card, if it has been booked to before, else the card."""
-        return self._account_of.get(asked[1].card, asked[1].card)
+        return self._account_of.get(sent.receipt.card, sent.receipt.card)
 
     def _remember(self, card: str, account_id: int) -> None:
         if len(self._account_of) >= CARDS_KEPT:
@@ -191,53 +180,17 @@ class Counter:
 
 # --- in a lane -----------------------------------------------------------------------------
 
-Decide = Callable[[psycopg.Connection, str, Sequence[Asked]], Sequence[Said]]
-
-
-def _for_good_tokens(
-    connection: psycopg.Connection,
-    programme: str,
-    batch: Sequence[Asked],
-    decide: Decide,
-    *,
-    is_told_later: bool,
-) -> list[Decided]:
-    """Decide for those whose token is still good: it may have been revoked, or have guessed.
-
-    For one that has guessed too often nothing is looked at, so that no time tells a card from none;
-    but a receipt is taken, and told later.
-    """
-    tokens = recognize_all(connection, {known.token_hash for known, _ in batch}, at=now())
-    good = {
-        token_hash
-        for token_hash, token in tokens.items()
-        if is_told_later or token.untold_until is None
-    }
-    asked = [one for one in batch if one[0].token_hash in good]
-    said = iter(decide(connection, programme, asked) if asked else ())
-    return [
-        (next(said) if known.token_hash in good else None, token.untold_until)
-        if (token := tokens.get(known.token_hash))
-        else None
-        for known, _ in batch
-    ]
-
 
 def _record(
-    connection: psycopg.Connection, programme: str, batch: Sequence[Asked]
-) -> Sequence[Said]:
-    sent = [Sent(receipt, known.warrant) for known, receipt in batch]
+    connection: psycopg.Connection, sent: Sequence[Sent], *, programme: str
+) -> list[Told | None]:
     return record_sent(connection, programme=programme, sent=sent, now=now())
 
 
 def _quote(
-    connection: psycopg.Connection, programme: str, batch: Sequence[Asked]
-) -> Sequence[Said]:
-    receipts = [receipt for _, receipt in batch]
-    said = quote_all(connection, programme=programme, receipts=receipts, now=now())
-    return [
-        one if isinstance(one, Refusal) else Recorded(Raw(msgspec.json.encode(one))) for one in said
-    ]
+    connection: psycopg.Connection, sent: Sequence[Sent], *, programme: str
+) -> list[Told | None]:
+    return quote_all(connection, programme=programme, sent=sent, now=now())
 
 
 # --- over the wire -------------------------------------------------------------------------

@@ -28,6 +28,9 @@ T = TypeVar("T")
 TOGETHER = 64
 """Requests in one transaction at most: more would keep their accounts locked for too long."""
 
+BURDEN_TOGETHER = 2_000
+"""What they may weigh together: the event loop stands still while a batch is decided."""
+
 WAITING_MAX = 512
 """Requests that may wait: about a tenth of a second's work. More are told to come
 again, which costs less than answering them too late."""
@@ -57,8 +60,8 @@ class Lanes(Generic[Asked, Said]):
 
     So many lanes take from one queue, each with a transaction of its own: while one waits for the
     database, another decides. `work` answers a batch on a connection; `apart` names what two
-    lanes never have at the same time, such as an account. There is no timer: whoever comes
-    first is answered at once, alone.
+    lanes never have at the same time, such as an account, and `burden` what a request weighs, such
+    as its lines. There is no timer: whoever comes first is answered at once, alone.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Lanes(Generic[Asked, Said]):
         programme: str,
         lanes: int,
         apart: Callable[[Asked], Hashable],
+        burden: Callable[[Asked], int],
         threads: Executor,
     ) -> None:
         """Open the lanes; nothing runs until somebody asks. Connections are taken in `threads`."""
@@ -77,12 +81,14 @@ class Lanes(Generic[Asked, Said]):
         self._programme = programme
         self._lanes = lanes
         self._apart = apart
+        self._burden = burden
         self._threads = threads
         self._waiting: deque[Waiting[Asked, Said]] = deque()
         self._under_way: Counter[Hashable] = Counter()
         self._come = asyncio.Event()
         self._running: set[asyncio.Task[None] | None] = set()
         self._idle = 0
+        self._is_full = False
 
     async def ask(self, asked: Asked) -> Said:
         """Wait for the answer to one request; whoever does not wait any more is passed over.
@@ -91,6 +97,9 @@ class Lanes(Generic[Asked, Said]):
         :raises psycopg.OperationalError: the database is away; what became of it is not known
         """
         if len(self._waiting) >= WAITING_MAX:
+            if not self._is_full:
+                self._is_full = True
+                log.warning("too many requests wait for %s: more are sent away", self._programme)
             raise Unavailable("Too many requests wait.", retry_after=RETRY_AFTER_SECONDS)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Said] = loop.create_future()
@@ -184,13 +193,25 @@ class Lanes(Generic[Asked, Said]):
         """Take as many as go together, but whoever has given up: what has not begun is not done."""
         batch: list[Waiting[Asked, Said]] = []
         apart: list[Waiting[Asked, Said]] = []
-        while self._waiting and len(batch) < TOGETHER:
+        most, burden = self._share(), 0
+        while self._waiting and len(batch) < most and burden < BURDEN_TOGETHER:
             one = self._waiting.popleft()
-            if not one.answer.done():
-                (apart if one.apart in self._under_way else batch).append(one)
+            if one.answer.done():
+                continue
+            if one.apart in self._under_way:
+                apart.append(one)
+            else:
+                batch.append(one)
+                burden += self._burden(one.asked)
         self._waiting.extendleft(reversed(apart))
         self._under_way.update([one.apart for one in batch])
+        self._is_full = False
         return batch
+
+    def _share(self) -> int:
+        """Give how many a lane takes: its share, so that the next has as much to do meanwhile."""
+        asking = len(self._waiting) + self._under_way.total()
+        return min(TOGETHER, max(MANY, -(-asking // self._lanes)))
 
     def _deliver(
         self, batch: list[Waiting[Asked, Said]], answers: Sequence[Said | Exception]

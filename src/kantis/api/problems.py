@@ -256,7 +256,7 @@ def told(error: Exception, method: str, path: str) -> Told:
     reason, headers = _reason(error)
     if isinstance(reason, InternalError):
         log.error("%s %r failed", method, path, exc_info=error)
-    elif isinstance(reason, Unavailable):
+    elif isinstance(reason, Unavailable) and reason is not error:
         log.warning("%s %r: %s", method, path, error)
     problem = problem_of(reason)
     return Told(problem.status, {"Content-Type": MEDIA_TYPE, **headers}, encode(problem))

@@ -158,8 +158,25 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise NotJson(f"{error}.") from error
     if _ESCAPED_NUL in body and _NUL.search(body):
         raise Malformed("A string contains the character U+0000.", path="$")
-    _read_once(body.decode())
+    if not _is_plain(body):
+        _read_once(body.decode())
     return document
+
+
+_NOT_PLAIN = (b"\\", b'" ', b"\n", b"\r", b"\t")
+"""Escapes, and blanks between a name and its colon."""
+
+
+def _is_plain(body: bytes) -> bool:
+    """Tell at once of most documents that no name occurs twice in one object.
+
+    Of two of a name the reader drops the first: there are fewer then in what is written anew.
+    Where nothing is escaped and each name has its colon beside it, nothing else makes a difference.
+    """
+    if any(each in body for each in _NOT_PLAIN):
+        return False
+    anew = msgspec.json.encode(msgspec.json.decode(body))
+    return body.count(b'":') == anew.count(b'":')
 
 
 def _refuse_twice(pairs: list[tuple[str, object]]) -> None:
@@ -170,7 +187,7 @@ def _refuse_twice(pairs: list[tuple[str, object]]) -> None:
 
 
 _read_once = json.JSONDecoder(object_pairs_hook=_refuse_twice).decode
-"""A second reading, only for names that occur twice: 20 microseconds for ten lines (measured).
+"""A second reading, only for names that occur twice: it takes longer than the first.
 
 Which of two amounts counts would differ from reader to reader."""
 

@@ -63,8 +63,9 @@ class ImpatientConnection(psycopg.Connection[tuple[object, ...]]):
             if self.waiter is not None:
                 return cast(T, self.waiter(gen, patience))
             return super().wait(gen, interval, patience)
-        except psycopg.OperationalError:
-            if self.info.transaction_status is TransactionStatus.ACTIVE:
+        except psycopg.OperationalError as error:
+            is_answer = error.sqlstate is not None
+            if not is_answer and self.info.transaction_status is TransactionStatus.ACTIVE:
                 self.pgconn.finish()
             raise
 
@@ -111,6 +112,31 @@ def speaking_for(connection: psycopg.Connection, programme: str) -> psycopg.Conn
     """Let a pool's connection see and book one programme only, until it goes back."""
     _speak(connection, programme)
     return connection
+
+
+@contextmanager
+def few_round_trips(connection: psycopg.Connection) -> Iterator[None]:
+    """Open a transaction that begins along with its first question and commits along with its last.
+
+    What is asked and not read is sent with what follows; its error, if any, comes with that, or
+    here at the end.
+    """
+    if connection.info.transaction_status is not TransactionStatus.IDLE:
+        with connection.transaction():  # within another: nothing of it is sent on its own
+            yield
+        return
+    try:
+        with connection.pipeline():
+            connection.execute("BEGIN")
+            yield
+            connection.execute("COMMIT")
+    finally:
+        # What failed has kept the COMMIT from being sent, or from being carried out.
+        if (
+            not connection.closed
+            and connection.info.transaction_status is not TransactionStatus.IDLE
+        ):
+            connection.rollback()
 
 
 def _speak(connection: psycopg.Connection, programme: str) -> None:

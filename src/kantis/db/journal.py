@@ -48,7 +48,7 @@ TABLES = (
 )
 """What `book` takes rows for, in the order of its parameters."""
 
-_BOOK = f"SELECT book({', '.join(['%s::text::json'] * (len(TABLES) + 1))})"
+_BOOK = f"SELECT book({', '.join(['%s::text::json'] * len(TABLES))})"
 
 _encode = msgspec.json.Encoder().encode
 _decode_event: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
@@ -62,10 +62,7 @@ class Journal:
         """Collect for a transaction on `connection`; `now` is when it is recorded."""
         self.connection = connection
         self.now = now
-        self.awaited: set[bytes] = set()
-        """The hashes of the sales saved so far for which a return has waited."""
         self._accounts: dict[int, tuple[Programme, Account]] = {}
-        self._sales: list[str] = []
         self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
 
     def move(
@@ -90,7 +87,6 @@ class Journal:
         self._accounts[account.account_id] = (programme, account)
         self._rows["event"].append(_event_row(account, event, decision, warrant, self.now))
         if isinstance(event, Sale):
-            self._sales.append(hash_of(event.key).hex())
             self._note_captures(account, event)
         return decision
 
@@ -172,13 +168,10 @@ class Journal:
             for programme, account in self._accounts.values()
         ]
         if any(self._rows.values()):
-            tables = [*self._rows.values(), self._sales]
+            tables = self._rows.values()
             encoded = [_encode(table).decode() if table else None for table in tables]
-            row = self.connection.execute(_BOOK, encoded).fetchone()
-            assert row is not None, "a function gives a row"
-            self.awaited.update(row[0])
+            self.connection.execute(_BOOK, encoded)
         self._accounts.clear()
-        self._sales.clear()
         for rows in self._rows.values():
             rows.clear()
 

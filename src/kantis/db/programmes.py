@@ -52,9 +52,6 @@ class KnownToken(Struct, frozen=True):
 HOLD = 1
 """The kind of advisory lock that `hold_still` and publishing share."""
 
-ASKER_DIGITS = 16
-"""How much of a token's hash tells it from others."""
-
 _cache: dict[str, tuple[tuple[object, ...], Programme]] = {}
 """Programmes made ready, by name, with what they were made from.
 
@@ -243,27 +240,17 @@ def add_token(
     )
 
 
-def find_tokens(
-    connection: psycopg.Connection, token_hashes: Iterable[bytes], *, at: datetime
-) -> dict[bytes, Token]:
-    """Give what tokens stand for, those that are known and not revoked, by their hashes.
-
-    Whether they have guessed too often is read along: a question of its own would cost as much as
-    the tokens'.
-    """
-    rows = connection.execute(
-        "SELECT token_hash, programme, store, label, kind, asker,"
-        " (SELECT max(ends_at) FROM miss m WHERE ends_at > %(at)s AND misses >= allowed"
-        " AND m.asker IN (t.asker, concat('store/', programme, '/', store)))"
-        " FROM (SELECT *, concat('token/', left(encode(token_hash, 'hex'), %(digits)s)) AS asker"
-        " FROM till_token WHERE token_hash = ANY(%(hashes)s) AND revoked_at IS NULL) t",
-        {"at": at, "digits": ASKER_DIGITS, "hashes": list(token_hashes)},
-    ).fetchall()
-    return {bytes(token_hash): Token(*token) for token_hash, *token in rows}
+def find_token(connection: psycopg.Connection, token_hash: bytes, *, at: datetime) -> Token | None:
+    """Give what a token stands for, if it is known and not revoked."""
+    row = connection.execute(
+        "SELECT programme, store, label, kind, asker, untold_until FROM good_tokens(%s, %s)",
+        [[token_hash], at],
+    ).fetchone()
+    return None if row is None else Token(*row)
 
 
 def store_asker(programme: str, store: str) -> str:
-    """Give what the misses of all tills of a store are counted by, as `find_tokens` does."""
+    """Give what the misses of all tills of a store are counted by, as `good_tokens` does."""
     return f"store/{programme}/{store}"
 
 

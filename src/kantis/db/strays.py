@@ -22,10 +22,6 @@ _decode_receipt = msgspec.json.Decoder(Receipt)
 _decode_return = msgspec.json.Decoder(Return)
 
 
-FOR_STAFF = ("too-late", "returned-more-than-bought", "time-impossible")
-"""Why a stray waits until staff decide on it; others wait for what they lack."""
-
-
 class Stray(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A receipt or a return that waits for staff, and why."""
 
@@ -66,8 +62,8 @@ def take_waiting_returns(
     meet(notes.connection, hashes.values())
     rows = notes.connection.execute(
         "SELECT sale_hash, key, content::text, answer::text FROM stray"
-        " WHERE sale_hash = ANY(%s) AND nothing <> ALL(%s) ORDER BY key",
-        [list(hashes), list(FOR_STAFF)],
+        " WHERE sale_hash = ANY(%s) AND nothing <> ALL(for_staff()) ORDER BY key",
+        [list(hashes)],
     ).fetchall()
     for sale_hash, key, content, answer in rows:
         sale_key = hashes[bytes(sale_hash)]
@@ -105,8 +101,9 @@ def take_receipts_of_card(
     rows = notes.connection.execute(
         "SELECT s.key, content::text, answer::text, chain, entity FROM stray s JOIN store"
         " ON store.programme = s.programme AND store.store = content ->> 'store'"
-        " WHERE s.programme = %s AND card_number = %s AND nothing <> ALL(%s) ORDER BY s.key",
-        [programme.name, card.number, list(FOR_STAFF)],
+        " WHERE s.programme = %s AND card_number = %s AND nothing <> ALL(for_staff())"
+        " ORDER BY s.key",
+        [programme.name, card.number],
     ).fetchall()
     for key, content, answer, chain, entity in rows:
         receipt = _decode_receipt.decode(content)
@@ -146,9 +143,9 @@ def waiting(connection: psycopg.Connection, programme: str, *, key: str = "") ->
     """Give what waits for staff, oldest first: all, or the one of a key."""
     rows = connection.execute(
         "SELECT key, nothing, recorded_at, content::text, sale_hash IS NULL"
-        " FROM stray WHERE programme = %s AND nothing = ANY(%s) AND dismissed_at IS NULL"
+        " FROM stray WHERE programme = %s AND nothing = ANY(for_staff()) AND dismissed_at IS NULL"
         " AND (%s = '' OR key_hash = %s) ORDER BY recorded_at, key",
-        [programme, list(FOR_STAFF), key, past.hash_of(key)],
+        [programme, key, past.hash_of(key)],
     ).fetchall()
     return [
         Stray(

@@ -3,7 +3,6 @@
 A known card is never counted: asking for it writes nothing.
 """
 
-from collections.abc import Iterable
 from datetime import datetime
 
 import psycopg
@@ -41,14 +40,7 @@ class Misses(Struct, frozen=True):
 
 def recognize(connection: psycopg.Connection, *, token_hash: bytes, at: datetime) -> Token | None:
     """Give what a token stands for, if it is known and not revoked, and whether it guesses."""
-    return programmes.find_tokens(connection, [token_hash], at=at).get(token_hash)
-
-
-def recognize_all(
-    connection: psycopg.Connection, token_hashes: Iterable[bytes], *, at: datetime
-) -> dict[bytes, Token]:
-    """Give what tokens stand for, those that are known and not revoked, in one question."""
-    return programmes.find_tokens(connection, token_hashes, at=at)
+    return programmes.find_token(connection, token_hash, at=at)
 
 
 def count_unknown_cards(

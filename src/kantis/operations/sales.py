@@ -27,6 +27,7 @@ from kantis.core.step import is_late, step
 from kantis.db import accounts, past, programmes, refused, strays
 from kantis.db.accounts import Account
 from kantis.db.batch import Found, look_up
+from kantis.db.connect import few_round_trips
 from kantis.db.journal import Journal
 from kantis.db.past import Known
 from kantis.db.programmes import Store
@@ -51,13 +52,11 @@ RETRIED = (
 
 
 class Sent(Struct, frozen=True):
-    """A receipt, and who sent it."""
+    """A receipt, and who sent it: by a token, which has to be good, or as an operator."""
 
     receipt: Receipt
     warrant: Warrant
-
-
-Item = TypeVar("Item", Sent, Return)
+    token_hash: bytes | None = None
 
 
 class Recorded(Struct, frozen=True):
@@ -73,6 +72,23 @@ class Recorded(Struct, frozen=True):
 
 Result = Recorded | Refusal
 
+
+class Told(Struct, frozen=True):
+    """What a sender is told, and until when it is told nothing of cards, having guessed too often.
+
+    Nothing is said where such a sender's question was not even looked at.
+    """
+
+    said: Result | None
+    untold_until: datetime | None = None
+
+
+NOBODY = Warrant("")
+"""Whoever asks without booking anything."""
+
+Item = TypeVar("Item")
+Said = TypeVar("Said")
+
 Booked = tuple[Answer, Account | None]
 """What is answered to a new document, and the account that it was booked to, if any."""
 
@@ -87,21 +103,31 @@ def record_receipts(
 ) -> list[Result]:
     """Book receipts that all come from one sender, as `record_sent` does."""
     sent = [Sent(receipt, warrant) for receipt in receipts]
-    return record_sent(connection, programme=programme, sent=sent, now=now)
+    told = record_sent(connection, programme=programme, sent=sent, now=now)
+    return [one.said for one in told if one is not None and one.said is not None]
 
 
 def record_sent(
     connection: psycopg.Connection, *, programme: str, sent: Sequence[Sent], now: datetime
-) -> list[Result]:
+) -> list[Told | None]:
     """Book receipts, each once for ever, in one transaction; results are in the same order.
 
     A refused receipt books nothing and does not keep the others from being booked. A
-    receipt without a working card is kept on no account and earns nothing.
+    receipt without a working card is kept on no account and earns nothing. One whose sender's
+    token is good no more is not booked and gives None.
     """
 
-    def book(some: Sequence[Sent]) -> list[Result]:
-        with connection.transaction():
-            return _Sales(connection, programme, now, some).record()
+    def book(some: Sequence[Sent]) -> list[Told | None]:
+        with few_round_trips(connection):
+            found = _look_up(connection, programme, some, now, locking=True)
+            good = [one for one in some if found.lets_in(one.token_hash)]
+            results = iter(_Sales(connection, found, now, good).record())
+            return [
+                Told(next(results), found.untold_until(one.token_hash))
+                if found.lets_in(one.token_hash)
+                else None
+                for one in some
+            ]
 
     return _together_or_alone(book, sent)
 
@@ -130,31 +156,54 @@ def quote(
 
     :raises Refusal: as `record_receipts` would refuse it
     """
-    (said,) = quote_all(connection, programme=programme, receipts=[receipt], now=now)
-    if isinstance(said, Refusal):
-        raise said
-    return said
+    found = _look_up(connection, programme, [Sent(receipt, NOBODY)], now, locking=False)
+    return _quoted(connection, found, receipt, now)
 
 
 def quote_all(
-    connection: psycopg.Connection, *, programme: str, receipts: Sequence[Receipt], now: datetime
-) -> list[Answer | Refusal]:
-    """Say what each of several receipts would earn, none of them knowing of the others."""
-    found = look_up(
+    connection: psycopg.Connection, *, programme: str, sent: Sequence[Sent], now: datetime
+) -> list[Told | None]:
+    """Say what each of several receipts would earn, none of them knowing of the others.
+
+    A sender whose token is good no more gives None; to one that has guessed too often nothing is
+    said.
+    """
+    found = _look_up(connection, programme, sent, now, locking=False)
+
+    def one(sent: Sent) -> Told | None:
+        if not found.lets_in(sent.token_hash):
+            return None
+        if until := found.untold_until(sent.token_hash):
+            return Told(None, until)
+        try:
+            answer = _quoted(connection, found, sent.receipt, now)
+        except Refusal as refusal:
+            return Told(refusal)
+        return Told(Recorded(Raw(msgspec.json.encode(answer))))
+
+    return [one(each) for each in sent]
+
+
+def _look_up(
+    connection: psycopg.Connection,
+    programme: str,
+    sent: Sequence[Sent],
+    now: datetime,
+    *,
+    locking: bool,
+) -> Found:
+    """Look up all that receipts name, and whether those who sent them are still let in."""
+    receipts = [one.receipt for one in sent]
+    return look_up(
         connection,
         programme,
         cards={receipt.card for receipt in receipts if receipt.card},
         stores={receipt.store for receipt in receipts},
-        locking=False,
+        key_hashes=[past.hash_of(key_of(programme, one)) for one in receipts] if locking else (),
+        tokens={one.token_hash for one in sent if one.token_hash},
+        at=now,
+        locking=locking,
     )
-
-    def one(receipt: Receipt) -> Answer | Refusal:
-        try:
-            return _quoted(connection, found, receipt, now)
-        except Refusal as refusal:
-            return refusal
-
-    return [one(receipt) for receipt in receipts]
 
 
 def _quoted(
@@ -215,8 +264,8 @@ def claim_receipt(
 
 
 def _together_or_alone(
-    book: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
-) -> list[Result]:
+    book: Callable[[Sequence[Item]], list[Said]], items: Sequence[Item]
+) -> list[Said]:
     """Book all at once; if another transaction came between, one by one."""
     try:
         return book(items)
@@ -224,7 +273,7 @@ def _together_or_alone(
         return [_persistently(book, item) for item in items]
 
 
-def _persistently(book: Callable[[Sequence[Item]], list[Result]], item: Item) -> Result:
+def _persistently(book: Callable[[Sequence[Item]], list[Said]], item: Item) -> Said:
     for _ in range(ATTEMPTS - 1):
         try:
             return book([item])[0]
@@ -301,24 +350,16 @@ class _Sales(_Batch[Receipt]):
     """Receipts being booked."""
 
     def __init__(
-        self, connection: psycopg.Connection, programme: str, now: datetime, sent: Sequence[Sent]
+        self, connection: psycopg.Connection, found: Found, now: datetime, sent: Sequence[Sent]
     ) -> None:
-        super().__init__(connection, programme, now, [one.receipt for one in sent])
-        self.warrants = [one.warrant for one in sent]
-
-    def record(self) -> list[Result]:
-        numbers = {receipt.card for receipt in self.documents if receipt.card}
-        found = look_up(
-            self.connection,
-            self.name,
-            cards=numbers,
-            stores={receipt.store for receipt in self.documents},
-            key_hashes=map(past.hash_of, self.keys),
-            locking=True,
-        )
+        super().__init__(connection, found.programme.name, now, [one.receipt for one in sent])
+        self.found = found
         self.programme = found.programme
         self.accounts, self.cards, self.stores = found.accounts, found.cards, found.stores
+        self.warrants = [one.warrant for one in sent]
         self.owners = self._owners()
+
+    def record(self) -> list[Result]:
         if stray := {
             receipt.card
             for receipt, (account_id, _) in zip(self.documents, self.owners, strict=True)
@@ -326,9 +367,10 @@ class _Sales(_Batch[Receipt]):
         }:
             # Its card may be being handed over at this moment.
             strays.meet(self.connection, map(strays.card_key, stray))
+            numbers = {receipt.card for receipt in self.documents if receipt.card}
             self.cards = accounts.cards(self.connection, self.name, numbers)
             self.owners = self._owners()
-        if used := [key for key in self.keys if past.hash_of(key) in found.used]:
+        if used := [key for key in self.keys if past.hash_of(key) in self.found.used]:
             self.known = past.known(self.connection, used)
         # Only payments with units can be refused at one moment and possible at another.
         if paid := [
@@ -339,18 +381,15 @@ class _Sales(_Batch[Receipt]):
             self.refused = refused.recall(self.connection, paid)
         results = self.each(self._one)
         self.journal.save()
-        if self.journal.awaited:
-            self._take_waiting_returns()
+        self._take_waiting_returns()
         return results
 
     def _owners(self) -> list[tuple[int | None, str]]:
         return [account_of(self.programme, self.cards, receipt) for receipt in self.documents]
 
     def _take_waiting_returns(self) -> None:
-        awaited = frozenset(self.journal.awaited)
         for key, warrant in zip(self.keys, self.warrants, strict=True):
-            if past.hash_of(key) in awaited:
-                awaited -= {past.hash_of(key)}
+            if key in self.taken and past.hash_of(key) in self.found.awaited:
                 strays.take_waiting_returns(
                     self.journal, self.programme, self.accounts, [key], warrant
                 )

@@ -516,8 +516,8 @@ END $$;
 CREATE FUNCTION book(accounts_in json, events_in json, transfers_in json, postings_in json,
                      receipt_keys_in json, strays_in json, card_orders_in json, tier_changes_in json,
                      reviews_in json, snapshots_in json, captures_in json, refused_in json,
-                     decisions_in json, forgotten_in json, placed_in json, sales_in json)
-RETURNS bytea[] LANGUAGE plpgsql SECURITY DEFINER
+                     decisions_in json, forgotten_in json, placed_in json)
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
 -- Planned once for a session, which costs more than running: and so that the plan is as right when
 -- the tables have grown, none that reads a whole one.
@@ -526,7 +526,6 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS
 DECLARE
     caller text := current_setting('kantis.programme', true);
     looked_at bigint[];
-    sales bytea[] := ARRAY(SELECT decode(hash, 'hex') FROM json_array_elements_text(sales_in) AS hash);
 BEGIN
     PERFORM check_scope(caller, strays_in, card_orders_in, tier_changes_in, reviews_in, snapshots_in,
                         captures_in, decisions_in, forgotten_in, placed_in);
@@ -695,23 +694,18 @@ BEGIN
     END IF;
 
     PERFORM set_config('kantis.programme', coalesce(caller, ''), true);
-
-    -- A return that is recorded at the same moment as its sale waits for it here, or we for it: of
-    -- the two, whoever is second finds the first (db/strays.py).
-    PERFORM meet(sales);
-    RETURN ARRAY(SELECT DISTINCT sale_hash FROM stray
-                 WHERE sale_hash = ANY (sales) AND nothing <> ALL (for_staff()));
 END $$;
 
 -- Looking up ---------------------------------------------------------------------------------
 
 -- All that a batch of receipts has to know, in one call (db/batch.py). With `locking`, what booking
 -- needs to stand still does until the transaction ends: first the programme, then the accounts, in
--- order. Each statement sees anew, so what is read after a lock is what was waited for.
+-- order, then the keys. Each statement sees anew, so what is read after a lock is what was waited for.
 CREATE FUNCTION look_up(programme_in text, cards_json json, stores_json json, key_hashes_json json,
-                        locking boolean,
+                        tokens_json json, at_in timestamptz, locking boolean,
                         OUT terms bytea, OUT revision bigint, OUT suspensions text,
-                        OUT accounts json, OUT cards json, OUT stores json, OUT used bytea[])
+                        OUT accounts json, OUT cards json, OUT stores json, OUT tokens json,
+                        OUT used bytea[], OUT awaited bytea[])
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = public, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -720,6 +714,8 @@ DECLARE
     caller text := current_setting('kantis.programme', true);
     cards_in text[] := ARRAY(SELECT json_array_elements_text(cards_json));
     stores_in text[] := ARRAY(SELECT json_array_elements_text(stores_json));
+    hashes_in bytea[] := ARRAY(SELECT decode(hash, 'hex')
+                               FROM json_array_elements_text(key_hashes_json) AS hash);
     meant bigint[];
 BEGIN
     IF coalesce(caller, '') NOT IN ('*', programme_in) THEN
@@ -747,6 +743,10 @@ BEGIN
             SELECT account_id, programme, standing, last_event, last_transfer FROM account
             WHERE account_id = ANY (meant) ORDER BY account_id FOR NO KEY UPDATE
         ) a;
+        -- A return that is recorded at the same moment as its sale waits for it here, or we for it.
+        PERFORM meet(hashes_in);
+        look_up.awaited := ARRAY(SELECT DISTINCT sale_hash FROM stray
+                                 WHERE sale_hash = ANY (hashes_in) AND nothing <> ALL (for_staff()));
     ELSE
         SELECT json_agg(a) INTO look_up.accounts FROM (
             SELECT account_id, programme, standing, last_event, last_transfer FROM account
@@ -764,8 +764,11 @@ BEGIN
         SELECT store, chain, entity FROM store
         WHERE programme = programme_in AND store = ANY (stores_in)
     ) s;
-    SELECT array_agg(key_hash) INTO look_up.used FROM receipt_key
-    WHERE key_hash = ANY (ARRAY(
-        SELECT decode(hash, 'hex') FROM json_array_elements_text(key_hashes_json) AS hash));
+    look_up.used := ARRAY(SELECT key_hash FROM receipt_key WHERE key_hash = ANY (hashes_in));
+    IF json_array_length(tokens_json) > 0 THEN
+        SELECT json_agg(t) INTO look_up.tokens FROM good_tokens(
+            ARRAY(SELECT decode(hash, 'hex') FROM json_array_elements_text(tokens_json) AS hash),
+            at_in) t;
+    END IF;
     PERFORM set_config('kantis.programme', coalesce(caller, ''), true);
 END $$;

@@ -11,6 +11,19 @@ CREATE UNLOGGED TABLE miss (
 );
 CREATE INDEX miss_ended ON miss (ends_at);
 
+-- What tokens stand for, those that are known and not revoked. Whether they have guessed too often is
+-- read along: a question of its own would cost as much as the tokens'.
+CREATE FUNCTION good_tokens(hashes_in bytea[], at_in timestamptz)
+RETURNS TABLE (hash text, programme text, store text, label text, kind text, asker text,
+               untold_until timestamptz)
+LANGUAGE sql STABLE AS $$
+    SELECT encode(token_hash, 'hex'), programme, store, label, kind, asker,
+           (SELECT max(ends_at) FROM miss m WHERE ends_at > at_in AND misses >= allowed
+            AND m.asker IN (t.asker, concat('store/', programme, '/', store)))
+    FROM (SELECT *, concat('token/', left(encode(token_hash, 'hex'), 16)) AS asker
+          FROM till_token WHERE token_hash = ANY (hashes_in) AND revoked_at IS NULL) t
+$$;
+
 DO $$
 BEGIN
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'kantis_app')
