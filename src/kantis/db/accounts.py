@@ -14,6 +14,12 @@ from kantis.core.periods import NEVER
 from kantis.core.refusals import AccountUnknown
 from kantis.core.standing import Standing
 
+_ACCOUNTS = "SELECT account_id, programme, standing::text, last_event, last_transfer FROM account"
+
+_DUE = f"{_ACCOUNTS} WHERE programme = %s AND next_due_on <= %s"
+_FREE = "LIMIT %s FOR NO KEY UPDATE SKIP LOCKED"
+_WAITING = "LIMIT %s FOR NO KEY UPDATE"
+
 _decode_standing = msgspec.json.Decoder(Standing)
 
 
@@ -34,8 +40,7 @@ def lock(connection: psycopg.Connection, account_ids: Iterable[int]) -> dict[int
     that a lock had to wait for is the row as the other transaction left it.
     """
     rows = connection.execute(
-        "SELECT account_id, programme, standing::text, last_event, last_transfer FROM account"
-        " WHERE account_id = ANY(%s) ORDER BY account_id FOR NO KEY UPDATE",
+        f"{_ACCOUNTS} WHERE account_id = ANY(%s) ORDER BY account_id FOR NO KEY UPDATE",
         [sorted(set(account_ids))],
     ).fetchall()
     return {row[0]: _account(row) for row in rows}
@@ -44,8 +49,7 @@ def lock(connection: psycopg.Connection, account_ids: Iterable[int]) -> dict[int
 def read(connection: psycopg.Connection, account_ids: Iterable[int]) -> dict[int, Account]:
     """Give accounts as they stand, without a lock."""
     rows = connection.execute(
-        "SELECT account_id, programme, standing::text, last_event, last_transfer FROM account"
-        " WHERE account_id = ANY(%s)",
+        f"{_ACCOUNTS} WHERE account_id = ANY(%s)",
         [list(set(account_ids))],
     ).fetchall()
     return {row[0]: _account(row) for row in rows}
@@ -74,14 +78,18 @@ def _of_programme(found: dict[int, Account], programme: str, account_id: int) ->
     return account
 
 
-def due(connection: psycopg.Connection, programme: str, *, through: date, limit: int) -> list[int]:
-    """Give accounts on which the calendar has something to do by a day, earliest first."""
-    rows = connection.execute(
-        "SELECT account_id FROM account WHERE programme = %s AND next_due_on <= %s"
-        " ORDER BY next_due_on, account_id LIMIT %s",
-        [programme, through, limit],
-    ).fetchall()
-    return [account_id for (account_id,) in rows]
+def lock_due(
+    connection: psycopg.Connection, programme: str, *, through: date, limit: int
+) -> list[Account]:
+    """Lock accounts on which the calendar has something to do by a day; none if none is left.
+
+    Several may ask at once: each gets others, the earliest first. Only when all that are left are
+    locked by somebody else are they waited for, and given if they are still due then.
+    """
+    asked = [programme, through, limit]
+    free = connection.execute(f"{_DUE} ORDER BY next_due_on, account_id {_FREE}", asked).fetchall()
+    rows = free or connection.execute(f"{_DUE} ORDER BY account_id {_WAITING}", asked).fetchall()
+    return [_account(row) for row in rows]
 
 
 def open_account(connection: psycopg.Connection, *, programme: str, kind: str) -> Account:
