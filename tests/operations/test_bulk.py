@@ -1,4 +1,4 @@
-"""Processes that share bulk work."""
+"""Many at once: processes that share the calendar, households enrolled together."""
 
 import time
 from concurrent.futures.process import BrokenProcessPool
@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kantis.bulk import follow_calendar, follow_calendar_together, hands
+from kantis.core.admission import Applicant
+from kantis.core.refusals import CardNumberTaken, KeyReused
+from kantis.operations import members
 
 if TYPE_CHECKING:
     from tests.operations.conftest import Desk, Member
@@ -76,3 +79,57 @@ def test_a_process_that_is_killed_leaves_the_rest_to_others(lonely: "Desk") -> N
 def count_expired(desk: "Desk") -> int:
     rows = desk.connection.execute("SELECT FROM transfer WHERE kind = 'expired'").fetchall()
     return len(rows)
+
+
+def requested(card: str, key: str = "") -> members.Requested:
+    return members.Requested(
+        members.Application(
+            applicant=Applicant(organization_number="930258008"),
+            card_kind="customer-card",
+            card_number=card,
+        ),
+        key or f"enrol/{card}",
+    )
+
+
+def enrol(desk: "Desk", *some: members.Requested) -> list[members.Enrolled]:
+    return members.enrol_all(
+        desk.connection,
+        programme="alltid",
+        requested=some,
+        at=desk.at("2024-03-01 10:00"),
+        warrant=desk.warrant,
+    )
+
+
+def test_many_are_enrolled_in_their_order_and_their_receipts_folded_in(lonely: "Desk") -> None:
+    cards = [lonely.new_number() for _ in range(5)]
+    lonely.record(lonely.receipt(cards[3], "2024-03-04 10:00", 100000))
+
+    enrolled = enrol(lonely, *map(requested, cards))
+
+    assert [one.card_number for one in enrolled] == cards
+    first = enrolled[0].account_id
+    assert [one.account_id - first for one in enrolled] == [0, 1, 2, 3, 4]
+    balances = lonely.connection.execute("SELECT account_id - %s, balance FROM balance", [first])
+    assert balances.fetchall() == [(3, 1000)]
+    # Asked again, with others: those that are there answer as they did.
+    more = lonely.new_number()
+    assert enrol(lonely, requested(more), *map(requested, cards))[1:] == enrolled
+
+
+@pytest.mark.parametrize("why", ["taken", "twice", "reused"])
+def test_one_that_is_refused_keeps_all_from_being_enrolled(desk: "Desk", why: str) -> None:
+    member, one, two = desk.join(), desk.new_number(), desk.new_number()
+    enrol(desk, requested(two))
+    rows = desk.rows()
+    refused = {
+        "taken": (CardNumberTaken(card=member.card), requested(member.card)),
+        "twice": (CardNumberTaken(card=one), requested(one, "another")),
+        "reused": (KeyReused(key=f"enrol/{two}"), requested(desk.new_number(), f"enrol/{two}")),
+    }
+    refusal, bad = refused[why]
+    with pytest.raises(type(refusal)) as said:
+        enrol(desk, requested(one), bad, requested(desk.new_number()))
+    assert str(said.value) == str(refusal)
+    assert desk.rows() == rows

@@ -1,6 +1,7 @@
 """Accounts and cards: found, locked in order, opened."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from msgspec import Struct
 from kantis.core.admission import Warrant
 from kantis.core.cards import Card, CardLink
 from kantis.core.periods import NEVER
-from kantis.core.refusals import AccountUnknown
+from kantis.core.refusals import AccountUnknown, CardNumberTaken
 from kantis.core.standing import Standing
 
 _ACCOUNTS = "SELECT account_id, programme, standing::text, last_event, last_transfer FROM account"
@@ -31,6 +32,15 @@ class Account(Struct):
     standing: Standing
     last_event: int
     last_transfer: int
+
+
+class NewCard(Struct, frozen=True):
+    """A card to be added, and the account that it stands for."""
+
+    number: str
+    kind: str
+    role: str
+    account_id: int
 
 
 def lock(connection: psycopg.Connection, account_ids: Iterable[int]) -> dict[int, Account]:
@@ -92,15 +102,16 @@ def lock_due(
     return [_account(row) for row in rows]
 
 
-def open_account(connection: psycopg.Connection, *, programme: str, kind: str) -> Account:
-    """Open an account on which nothing has happened yet."""
-    row = connection.execute(
-        "INSERT INTO account (programme, kind, standing, next_due_on) VALUES (%s, %s, %s, %s)"
-        " RETURNING account_id",
-        [programme, kind, msgspec.json.encode(Standing()).decode(), NEVER],
-    ).fetchone()
-    assert row is not None, "an insert returns its row"
-    return Account(row[0], programme, Standing(), 0, 0)
+def open_accounts(
+    connection: psycopg.Connection, *, programme: str, kind: str, count: int
+) -> list[Account]:
+    """Open accounts on which nothing has happened yet; give them in the order of their ids."""
+    rows = connection.execute(
+        "INSERT INTO account (programme, kind, standing, next_due_on)"
+        " SELECT %s, %s, %s, %s FROM generate_series(1, %s) RETURNING account_id",
+        [programme, kind, msgspec.json.encode(Standing()).decode(), NEVER, count],
+    ).fetchall()
+    return [Account(account_id, programme, Standing(), 0, 0) for (account_id,) in sorted(rows)]
 
 
 def cards(
@@ -117,35 +128,34 @@ def cards(
     return {row[0]: _card(row) for row in rows}
 
 
-def add_card(
-    connection: psycopg.Connection,
-    *,
-    number: str,
-    programme: str,
-    kind: str,
-    role: str,
-    account_id: int,
-    at: datetime,
-) -> bool:
-    """Add a card that stands for an account from now on; give whether its number was free."""
+def add_cards(
+    connection: psycopg.Connection, programme: str, cards: Sequence[NewCard], *, at: datetime
+) -> None:
+    """Add cards that stand for their accounts from now on.
+
+    :raises CardNumberTaken: there is a card of that number, or there are two among these
+    """
     added = connection.execute(
         "INSERT INTO card (card_number, programme, kind, role, issued_at)"
-        " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-        [number, programme, kind, role, at],
-    )
-    if not added.rowcount:
-        return False
-    link_card(connection, number=number, account_id=account_id, at=at)
-    return True
+        " SELECT number, %s, kind, role, %s FROM json_to_recordset(%s::text::json)"
+        " AS c(number text, kind text, role text) ORDER BY number"
+        " ON CONFLICT DO NOTHING RETURNING card_number",
+        [programme, at, msgspec.json.encode(cards).decode()],
+    ).fetchall()
+    free = Counter(number for (number,) in added)
+    for taken in Counter(card.number for card in cards) - free:
+        raise CardNumberTaken(card=taken)
+    link_cards(connection, {card.number: card.account_id for card in cards}, at=at)
 
 
-def link_card(
-    connection: psycopg.Connection, *, number: str, account_id: int, at: datetime
+def link_cards(
+    connection: psycopg.Connection, account_ids: Mapping[str, int], *, at: datetime
 ) -> None:
-    """Let a card stand for an account from a moment on."""
+    """Let cards, by their numbers, stand for accounts from a moment on."""
     connection.execute(
-        "INSERT INTO card_link (card_number, from_at, account_id) VALUES (%s, %s, %s)",
-        [number, at, account_id],
+        "INSERT INTO card_link (card_number, from_at, account_id)"
+        " SELECT number, %s, id::bigint FROM json_each_text(%s::text::json) AS l(number, id)",
+        [at, msgspec.json.encode(account_ids).decode()],
     )
 
 
