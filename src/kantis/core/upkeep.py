@@ -85,9 +85,9 @@ def _tick(programme: Programme, standing: Standing, decision: Decision, day: dat
 
 
 def _is_month_end_due(terms: Terms, standing: Standing, first: date) -> bool:
-    return tiers.is_review_due(terms, standing, on=first) or any(
+    return any(
         _held(standing, conversion.unit) >= conversion.each for conversion in terms.conversion
-    )
+    ) or tiers.is_review_due(terms, standing, on=first)
 
 
 def _held(standing: Standing, unit: str) -> int:
