@@ -129,6 +129,7 @@ def tick(
 ) -> None:
     """Follow the calendar to a day: reviews, conversions, expiry, holds that run out."""
     url = read_settings().database()
+    bulk.forget_start()
     with database() as connection:
         for name in [Path(programme).name] if programme else programmes.names(connection):
             visited = bulk.follow_calendar_together(

@@ -69,7 +69,8 @@ def end_holds(programme: Programme, books: Books, *, at: datetime) -> None:
 def _tick(programme: Programme, standing: Standing, decision: Decision, day: date) -> None:
     terms = programme.on(day).terms
     books = Books(standing, decision.transfers)
-    end_holds(programme, books, at=day_start(day, programme.zone))
+    if standing.holds:
+        end_holds(programme, books, at=day_start(day, programme.zone))
     if day == terms.valid_from:
         _carry_over(terms, books, decision, day)
     expire(programme, books, day)
