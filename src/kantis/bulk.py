@@ -19,8 +19,8 @@ from kantis.operations import upkeep
 
 T = TypeVar("T")
 
-HANDS = max(2, min(4, os.cpu_count() or 1))
-"""Processes that share bulk work: while one waits for the database, another decides."""
+HANDS = min(4, (os.cpu_count() or 1) + 1)
+"""Processes that share bulk work: one for each core, and one more while some wait for the disk."""
 
 YOUNG_OBJECTS = 20_000
 """How many objects more there are before the garbage collector looks at the new ones."""
