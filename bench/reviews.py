@@ -22,10 +22,9 @@ from bench.place import ROOT, Database, new_kantis
 from bench.sizes import Sizes
 from bench.year import load
 from kantis.core.periods import day_start
-from kantis.core.receipt import Receipt
 from kantis.db.cluster import OWNER, SUPERUSER, Cluster
 from kantis.db.connect import connect
-from kantis.history.receipts import History, Reading, demo_folder
+from kantis.history.receipts import History, Purchase, Reading, demo_folder
 
 REVIEWED_ON = date(2018, 1, 1)
 """The day after the year of receipts: best customers are renewed, a month's points converted."""
@@ -50,11 +49,10 @@ class _Year(History):
         """Give the last instant of the year."""
         return day_start(REVIEWED_ON, FOLDER.programme().zone) - timedelta(microseconds=1)
 
-    def by_time(self, reading: Reading, *, currency: str) -> Iterator[Receipt]:
-        """Give the year's receipts and no later ones."""
+    def by_time(self, reading: Reading) -> Iterator[Purchase]:
+        """Give the year's purchases and no later ones."""
         end_at = self.last_at()
-        receipts = super().by_time(reading, currency=currency)
-        return takewhile(lambda receipt: receipt.at <= end_at, receipts)
+        return takewhile(lambda one: one.at <= end_at, super().by_time(reading))
 
 
 def measure(cluster: Cluster, sizes: Sizes) -> Iterator[Reviewed]:

@@ -14,7 +14,7 @@ from bench.drive import Lost
 from bench.households import FOLDER
 from bench.place import ROOT, Database, new_kantis
 from kantis.db.cluster import Cluster
-from kantis.db.connect import EVERY_PROGRAMME, connect, open_pool
+from kantis.db.connect import connect
 from kantis.demo import Loaded, load_year, prepare
 from kantis.history.receipts import History, demo_folder, read_reading
 
@@ -59,10 +59,9 @@ def import_year(cluster: Cluster, *, every: int) -> Imported:
 def load(database: Database, receipts: History) -> Loaded:
     """Enrol households and book their receipts as the demo does."""
     reading, now = read_reading(FOLDER.path), datetime.now(UTC)
-    with open_pool(database.url, sees=EVERY_PROGRAMME) as pool:
-        with pool.connection() as connection:
-            prepare(connection, FOLDER, receipts, reading, now=now, progress=_quietly)
-        return load_year(pool, FOLDER, receipts, reading, now=now, progress=_quietly)
+    with connect(database.url) as connection:
+        prepare(connection, FOLDER, receipts, reading, now=now, progress=_quietly)
+    return load_year(database.url, FOLDER, receipts, reading, now=now, progress=_quietly)
 
 
 def replay_year(*, every: int) -> Replayed:

@@ -1,5 +1,6 @@
 """Run Kantis as `python -m kantis`."""
 
-from kantis.cli import main
+if __name__ == "__main__":  # not in a process that is started to share our work
+    from kantis.cli import main
 
-main()
+    main()

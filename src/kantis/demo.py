@@ -2,34 +2,30 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import Future
 from datetime import date, datetime
+from functools import partial
 from itertools import groupby
 
 import psycopg
 from msgspec import Struct
-from psycopg_pool import ConnectionPool
 
+from kantis.bulk import follow_calendar, hands
 from kantis.core.admission import Applicant, Warrant
 from kantis.core.periods import day_start, month_of, month_start
-from kantis.core.programme import Programme
-from kantis.core.receipt import Receipt
 from kantis.core.refusals import Refusal
 from kantis.db import programmes
+from kantis.db.connect import connect
 from kantis.db.programmes import Store
 from kantis.folder import Folder
-from kantis.history.receipts import CHAIN, History, Reading, card_of, store_name
-from kantis.operations import members, publishing, sales, upkeep
+from kantis.history.receipts import CHAIN, History, Purchase, Reading, card_of, store_name
+from kantis.operations import members, publishing, sales
 
 BATCH = 256
 """Receipts in one transaction: more than at the tills, since nobody waits for an answer."""
 
-LANES = 2
-"""Transactions under way at once: while one waits for the database, the other decides."""
-
-AHEAD = 2 * LANES
-"""Batches that are read ahead."""
+AHEAD = 2
+"""Batches that each process has before it."""
 
 LOADER = Warrant("demo", "a year of public receipts")
 
@@ -74,26 +70,28 @@ def prepare(
     households = history.households()
     for start in range(0, len(households), BATCH):
         some = households[start : start + BATCH]
-        # One commit for many: the operation's own transaction becomes a savepoint.
-        with connection.transaction():
-            for household in some:
-                members.enrol(
-                    connection,
-                    programme=folder.name,
-                    application=members.Application(
+        members.enrol_all(
+            connection,
+            programme=folder.name,
+            requested=[
+                members.Requested(
+                    members.Application(
                         applicant=APPLICANT,
                         card_kind=terms.card[0].name,
                         card_number=card_of(household),
                     ),
                     request_key=f"demo/{card_of(household)}",
-                    at=at,
-                    warrant=LOADER,
                 )
+                for household in some
+            ],
+            at=at,
+            warrant=LOADER,
+        )
         progress(len(some))
 
 
 def load_year(
-    pool: ConnectionPool,
+    url: str,
     folder: Folder,
     history: History,
     reading: Reading,
@@ -107,34 +105,37 @@ def load_year(
 
     :raises NotTaken:
     """
-    with pool.connection() as connection:
+    with connect(url) as connection:
         programme = programmes.load(connection, folder.name)
     loaded = Loaded()
     currency = programme.on(reading.joined_on).terms.currency
     last_day = programme.day(history.last_at())
-    receipts = history.by_time(reading, currency=currency)
-    with ExitStack() as stack:
-        lanes = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(LANES)]
-        for month, some in groupby(receipts, key=lambda one: month_of(programme.day(one.at))):
+    purchases = history.by_time(reading)
+    with hands(url) as lanes:
+        for month, some in groupby(purchases, key=lambda one: month_of(programme.day(one.at))):
             under_way: deque[Future[Loaded]] = deque()
-            for lane, batch in _batches(some):
-                if len(under_way) == AHEAD:
+            for lane, batch in _batches(some, lanes=len(lanes), every=history.every):
+                if len(under_way) == AHEAD * len(lanes):
                     _finish(under_way.popleft(), loaded, progress)
-                under_way.append(lanes[lane].submit(_book, pool, folder.name, batch, now))
+                book = partial(_book, folder.name, currency, batch, now)
+                under_way.append(lanes[lane].do(book))
             for future in under_way:
                 _finish(future, loaded, progress)
             through = min(month_start(month + 1), last_day)
-            with pool.connection() as connection:
-                _follow_calendar(connection, programme, through=through, now=now)
+            follow = partial(follow_calendar, programme=folder.name, through=through, now=now)
+            for followed in [lane.do(follow) for lane in lanes]:
+                followed.result()
     return loaded
 
 
-def _batches(receipts: Iterable[Receipt]) -> Iterator[tuple[int, list[Receipt]]]:
+def _batches(
+    purchases: Iterable[Purchase], *, lanes: int, every: int
+) -> Iterator[tuple[int, list[Purchase]]]:
     """Give batches with their lane; each account's receipts stay in one lane, in their order."""
-    waiting: list[list[Receipt]] = [[] for _ in range(LANES)]
-    for receipt in receipts:
-        lane = int(receipt.card) // 10 % LANES  # the last digit is a check digit
-        waiting[lane].append(receipt)
+    waiting: list[list[Purchase]] = [[] for _ in range(lanes)]
+    for one in purchases:
+        lane = one.household // every % lanes
+        waiting[lane].append(one)
         if len(waiting[lane]) == BATCH:
             yield lane, waiting[lane]
             waiting[lane] = []
@@ -143,11 +144,17 @@ def _batches(receipts: Iterable[Receipt]) -> Iterator[tuple[int, list[Receipt]]]
             yield lane, batch
 
 
-def _book(pool: ConnectionPool, programme: str, batch: list[Receipt], now: datetime) -> Loaded:
-    with pool.connection() as connection:
-        results = sales.record_receipts(
-            connection, programme=programme, receipts=batch, now=now, warrant=LOADER
-        )
+def _book(
+    programme: str,
+    currency: str,
+    batch: list[Purchase],
+    now: datetime,
+    connection: psycopg.Connection,
+) -> Loaded:
+    receipts = [one.receipt(currency) for one in batch]
+    results = sales.record_receipts(
+        connection, programme=programme, receipts=receipts, now=now, warrant=LOADER
+    )
     loaded = Loaded()
     for result in results:
         if isinstance(result, Refusal):
@@ -164,13 +171,3 @@ def _finish(future: Future[Loaded], loaded: Loaded, progress: Progress) -> None:
     loaded.new += done.new
     loaded.before += done.before
     progress(done.new + done.before)
-
-
-def _follow_calendar(
-    connection: psycopg.Connection, programme: Programme, *, through: date, now: datetime
-) -> None:
-    while (
-        upkeep.tick(connection, programme=programme.name, through=through, now=now)
-        >= upkeep.ACCOUNTS_AT_ONCE
-    ):
-        pass

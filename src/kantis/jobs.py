@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from procrastinate import App, PsycopgConnector
 from psycopg_pool import ConnectionPool
 
+from kantis.bulk import follow_calendar
 from kantis.db import programmes
 from kantis.operations.audit import seal
-from kantis.operations.upkeep import ACCOUNTS_AT_ONCE, tick
+from kantis.operations.upkeep import ACCOUNTS_AT_ONCE
 
 EVERY_MINUTE = "* * * * *"
 EVERY_QUARTER = "*/15 * * * *"
@@ -28,11 +29,10 @@ def follow_calendars(pool: ConnectionPool, *, now: datetime, limit: int = ACCOUN
         }
     visited = 0
     for name, today in days.items():
-        done = limit
-        while done == limit:
-            with pool.connection() as connection:
-                done = tick(connection, programme=name, through=today, now=now, limit=limit)
-            visited += done
+        with pool.connection() as connection:
+            visited += follow_calendar(
+                connection, programme=name, through=today, now=now, limit=limit
+            )
     return visited
 
 

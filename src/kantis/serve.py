@@ -1,7 +1,6 @@
 """Everything that serves, in one process or each part in its own."""
 
 import asyncio
-import gc
 import logging
 import signal
 import socket
@@ -15,6 +14,7 @@ from procrastinate.exceptions import ConnectorException
 from psycopg_pool import ConnectionPool
 
 from kantis.api.app import Api
+from kantis.bulk import forget_start
 from kantis.db.connect import EVERY_PROGRAMME, check_server, connect, open_pool, passes_by_guards
 from kantis.db.schema import missing
 from kantis.jobs import build_jobs
@@ -30,9 +30,6 @@ PARTS = frozenset({"api", "site", "worker"})
 
 CONNECTIONS = 16
 """For tills and pages: each programme's lanes keep three while they are busy, threads have six."""
-
-YOUNG_OBJECTS = 20_000
-"""How many objects more there are before the garbage collector looks at the new ones."""
 
 GRACE_SECONDS = 20
 """How long requests and jobs under way may take when we are asked to stop."""
@@ -124,21 +121,11 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with asyncio.TaskGroup() as running:
-        _forget_start()
+        forget_start()
         if listening is not None:
             running.create_task(_answer(listening, build_asgi(tills, parts, limits), stop))
         if "worker" in parts:
             running.create_task(_work(url, operators, stop))
-
-
-def _forget_start() -> None:
-    """Keep the garbage collector from what is there for good, and let it look less often.
-
-    Requests leave few cycles behind; looking for them took a twentieth of all time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
 
 
 async def _answer(listening: socket.socket, application: ASGI, stop: asyncio.Event) -> None:

@@ -240,7 +240,19 @@ def coop(shop_url: str) -> Iterator[Desk]:
 @pytest.fixture
 def lonely(fresh_database: Callable[[str], str]) -> Iterator[Desk]:
     """Give a desk of alltid with a database of its own, in which nobody else is counted."""
-    url = fresh_database(APP)
+    with alone(fresh_database(APP)) as desk:
+        yield desk
+
+
+@pytest.fixture
+def twin(make_database: Callable[[str], Callable[[str], str]]) -> Iterator[Desk]:
+    """Give another one, to do the same in another way."""
+    with alone(make_database("twin")(APP)) as desk:
+        yield desk
+
+
+@contextmanager
+def alone(url: str) -> Iterator[Desk]:
     set_up(url)
     with connect(url) as connection:
         yield Desk(connection, "alltid", url)

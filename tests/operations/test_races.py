@@ -165,7 +165,8 @@ def test_a_tick_by_two_at_once_books_once(lonely: "Desk") -> None:
             own.connection, programme="alltid", through=through, now=lonely.at("2029-03-04 01:00")
         )
 
-    assert max(at_once(lonely, tick, tick)) == 20  # type: ignore[type-var]
+    visited = at_once(lonely, tick, tick)
+    assert sum(one for one in visited if not isinstance(one, Refusal)) == 20
     assert tick(lonely) == 0
     expired = lonely.connection.execute(
         "SELECT account_id, count(*), sum(amount)::int FROM transfer"
@@ -174,6 +175,29 @@ def test_a_tick_by_two_at_once_books_once(lonely: "Desk") -> None:
     ).fetchall()
     assert expired == [(member.account_id, 1, -1000) for member in some]
     assert lonely.wrong(*some) == []
+
+
+def test_a_tick_waits_last_for_the_account_that_a_till_has_under_way(lonely: "Desk") -> None:
+    busy, idle = lonely.join(), lonely.join()
+    for member in (busy, idle):
+        lonely.sell(member, "2024-03-04 10:00", 100000)
+    at = lonely.at("2029-03-04 00:00")
+
+    def tick(own: "Desk") -> int:
+        return upkeep.tick(own.connection, programme="alltid", through=at.date(), now=at)
+
+    with lonely.another() as till, lonely.another() as other, ThreadPoolExecutor(1) as pool:
+        with till.connection.transaction():
+            accounts.lock_one(till.connection, "alltid", busy.account_id)
+            assert tick(other) == 1
+            assert other.lots(idle) == []
+            waiting = pool.submit(tick, other)
+            time.sleep(0.3)
+            assert not waiting.done()
+        assert waiting.result() == 1
+    assert lonely.lots(busy) == []
+    assert tick(lonely) == 0
+    assert lonely.wrong(busy, idle) == []
 
 
 def test_a_card_that_is_pooled_while_its_batch_waits_for_the_lock(coop: "Desk") -> None:

@@ -135,7 +135,7 @@ def test_disorder_ends_in_the_same_books(
     folder = find_folder(ROOT / "programmes" / programme)
     history, reading = History(demo_folder(), every=every), read_reading(folder.path)
     currency = folder.programme().on(reading.joined_on).terms.currency
-    receipts = list(history.by_time(reading, currency=currency))
+    receipts = [one.receipt(currency) for one in history.by_time(reading)]
     documents: list[Document] = [*receipts]
     if returning:
         documents += some_returns(receipts, chance)

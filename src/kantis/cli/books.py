@@ -9,7 +9,7 @@ from typing import Annotated
 import psycopg
 import typer
 
-from kantis import terminal
+from kantis import bulk, terminal
 from kantis.cli.common import JsonFlag, ProgrammeName, app, console, database, now, progress
 from kantis.cli.history import print_json
 from kantis.core.admission import Warrant
@@ -18,6 +18,7 @@ from kantis.core.programme import Programme
 from kantis.db import programmes, reports
 from kantis.operations import audit as auditing
 from kantis.operations import explaining, upkeep
+from kantis.settings import read_settings
 
 
 @app.command("report")
@@ -127,14 +128,13 @@ def tick(
     programme: Annotated[str, typer.Option(help="One programme; all if left out.")] = "",
 ) -> None:
     """Follow the calendar to a day: reviews, conversions, expiry, holds that run out."""
+    url = read_settings().database()
+    bulk.forget_start()
     with database() as connection:
         for name in [Path(programme).name] if programme else programmes.names(connection):
-            visited = 0
-            while True:
-                done = upkeep.tick(connection, programme=name, through=until.date(), now=now())
-                visited += done
-                if done < upkeep.ACCOUNTS_AT_ONCE:
-                    break
+            visited = bulk.follow_calendar_together(
+                url, programme=name, through=until.date(), now=now()
+            )
             console.print(f"{name}: {visited:,} accounts had something due by {until.date()}")
 
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import psycopg
 import typer
-from psycopg_pool import ConnectionPool
 
 from kantis import background, terminal
 from kantis import demo as demonstration
@@ -25,7 +24,7 @@ from kantis.cli.common import (
 )
 from kantis.cli.shops import new_token
 from kantis.db import programmes, reports
-from kantis.db.connect import EVERY_PROGRAMME, check_server, open_pool
+from kantis.db.connect import check_server, connect
 from kantis.folder import Folder, find_folder
 from kantis.history.receipts import (
     History,
@@ -75,27 +74,26 @@ def demo(
     history = History(receipts or demo_folder(), every=every)
     url = migrated(settings)
     started = time.perf_counter()
-    with open_pool(url, sees=EVERY_PROGRAMME) as pool:
-        try:
-            loaded = _load(pool, folder, history)
-        except KeyboardInterrupt:
-            errors.print("\nStopped. What is booked is booked; run it again to go on.")
-            raise typer.Exit(INTERRUPTED) from None
-        seconds = time.perf_counter() - started
-        with pool.connection() as connection:
-            _show_demo(connection, folder.name, history, loaded, seconds)
-            if then_serve:
-                _offer(connection, settings, folder.name)
+    try:
+        loaded = _load(url, folder, history)
+    except KeyboardInterrupt:
+        errors.print("\nStopped. What is booked is booked; run it again to go on.")
+        raise typer.Exit(INTERRUPTED) from None
+    seconds = time.perf_counter() - started
+    with connect(url) as connection:
+        _show_demo(connection, folder.name, history, loaded, seconds)
+        if then_serve:
+            _offer(connection, settings, folder.name)
 
 
-def _load(pool: ConnectionPool, folder: Folder, history: History) -> demonstration.Loaded:
+def _load(url: str, folder: Folder, history: History) -> demonstration.Loaded:
     reading = read_reading(folder.path)
-    with pool.connection() as connection:
+    with connect(url) as connection:
         check_server(connection)
         with progress("enrolling households", len(history.households())) as advance:
             demonstration.prepare(connection, folder, history, reading, now=now(), progress=advance)
     with progress("booking the year", history.count()) as advance:
-        return demonstration.load_year(pool, folder, history, reading, now=now(), progress=advance)
+        return demonstration.load_year(url, folder, history, reading, now=now(), progress=advance)
 
 
 def _show_demo(

@@ -10,6 +10,8 @@ from kantis.core.receipt import Line, Receipt
 from kantis.core.standing import Earned, Reason, Standing
 from kantis.core.terms import Earn, EarnRule, Lines, PerAmount, Percent, PerPiece, Stores, Terms
 
+NOTHING = Ratio(0, 1)
+
 
 class Earner:
     """A version's earning blocks, made ready: one pass over the lines, whatever the clauses."""
@@ -29,16 +31,13 @@ class Earner:
         self._per_piece = {i for i, r in enumerate(terms.earn) if isinstance(r, PerPiece)}
         self._give: tuple[Callable[[int, Ratio], int], ...] = tuple(map(_giver, terms.earn))
         self._rules_for = lru_cache(maxsize=100_000)(self._match)
+        self._in_force = lru_cache(maxsize=10_000)(self._find_in_force)
 
     def earn(
         self, receipt: Receipt, *, standing: Standing, chain: str, on: date
     ) -> tuple[list[Earned], list[Reason]]:
         """Give what the receipt earns on local day `on`, and why if nothing."""
-        in_force = [
-            index
-            for index, rule in enumerate(self.rules)
-            if _applies(rule, standing=standing, chain=chain, on=on)
-        ]
+        in_force = self._in_force(standing.tier, standing.statuses, chain, on)
         if not in_force:
             return [], [Reason("no-clause-applies")]
         bases = self._bases(receipt.lines, self.earning_amounts(receipt))
@@ -84,7 +83,7 @@ class Earner:
         Where the terms let the paid part count for the tier only (K-1.7, S-9), it is
         taken off all lines in proportion.
         """
-        paid = self._paid_in_units(receipt)
+        paid = self._paid_in_units(receipt) if receipt.tenders else 0
         amounts = [line.amount_minor for line in receipt.lines]
         if not paid or sum(amounts) <= 0:
             return amounts
@@ -100,10 +99,12 @@ class Earner:
 
     def _share(self, receipt: Receipt, kind: str) -> Ratio:
         """Give the share of a tender, 1 at most, in what was paid otherwise than with bonus."""
+        if not receipt.tenders:
+            return NOTHING
         others = sum(t.amount_minor for t in receipt.tenders) - self._paid_in_units(receipt)
         paid = sum(t.amount_minor for t in receipt.tenders if t.kind == kind)
         # Cash given back can make one tender exceed the whole.
-        return Ratio(min(paid, others), others) if others > 0 else Ratio(0, 1)
+        return Ratio(min(paid, others), others) if others > 0 else NOTHING
 
     def _bases(self, lines: Sequence[Line], amounts: Sequence[int]) -> list[int]:
         """Add up, for each block, the lines that may earn under it.
@@ -130,6 +131,15 @@ class Earner:
             thousandths = (line.quantity_milli for line in lines if index in self.rules_for(line))
             bases[index] = sum(thousandths) // 1000
         return bases
+
+    def _find_in_force(
+        self, tier: str, statuses: tuple[str, ...], chain: str, on: date
+    ) -> tuple[int, ...]:
+        return tuple(
+            index
+            for index, rule in enumerate(self.rules)
+            if _applies(rule, tier=tier, statuses=statuses, chain=chain, on=on)
+        )
 
     def _match(
         self, category: str, own_brand: bool, reduced: bool, fee: str, product: str
@@ -163,13 +173,13 @@ def _within(category: str, wanted: tuple[str, ...]) -> bool:
     return any(category == one or category.startswith(f"{one}/") for one in wanted)
 
 
-def _applies(rule: Earn, *, standing: Standing, chain: str, on: date) -> bool:
+def _applies(rule: Earn, *, tier: str, statuses: tuple[str, ...], chain: str, on: date) -> bool:
     """Tell whether a block holds for this member, store and day."""
     return (
         rule.first_on <= on <= rule.last_on
-        and (not rule.tier or standing.tier in rule.tier)
-        and (not rule.status or any(s in rule.status for s in standing.statuses))
-        and not (rule.not_status and any(s in rule.not_status for s in standing.statuses))
+        and (not rule.tier or tier in rule.tier)
+        and (not rule.status or any(s in rule.status for s in statuses))
+        and not (rule.not_status and any(s in rule.not_status for s in statuses))
         and selects_store(rule.stores, chain)
     )
 

@@ -165,7 +165,7 @@ class Transfer(Struct, frozen=True, omit_defaults=True, gc=False):
     @property
     def amount(self) -> int:
         """Give what the member gains (+) or loses (−)."""
-        return sum(part.amount for part in self.parts)
+        return sum([part.amount for part in self.parts])
 
 
 class FeeDue(Struct, frozen=True, omit_defaults=True, gc=False):

@@ -49,8 +49,10 @@ class Totals(Struct):
         for month_on, _ in decision.reviews:
             label = month_label(month_of(month_on))
             self.reviewed[label] = self.reviewed.get(label, 0) + 1
-        self.fees_minor += sum([fee.amount_minor for fee in decision.fees])
-        self.cards_ordered += sum([due.count for due in decision.cards])
+        for fee in decision.fees:
+            self.fees_minor += fee.amount_minor
+        for due in decision.cards:
+            self.cards_ordered += due.count
 
     def count_moved(self, kind: str, unit: str, clause: str, value_on: date, amount: int) -> None:
         """Count a movement."""

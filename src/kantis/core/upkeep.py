@@ -69,7 +69,8 @@ def end_holds(programme: Programme, books: Books, *, at: datetime) -> None:
 def _tick(programme: Programme, standing: Standing, decision: Decision, day: date) -> None:
     terms = programme.on(day).terms
     books = Books(standing, decision.transfers)
-    end_holds(programme, books, at=day_start(day, programme.zone))
+    if standing.holds:
+        end_holds(programme, books, at=day_start(day, programme.zone))
     if day == terms.valid_from:
         _carry_over(terms, books, decision, day)
     expire(programme, books, day)
@@ -85,9 +86,9 @@ def _tick(programme: Programme, standing: Standing, decision: Decision, day: dat
 
 
 def _is_month_end_due(terms: Terms, standing: Standing, first: date) -> bool:
-    return tiers.is_review_due(terms, standing, on=first) or any(
+    return any(
         _held(standing, conversion.unit) >= conversion.each for conversion in terms.conversion
-    )
+    ) or tiers.is_review_due(terms, standing, on=first)
 
 
 def _held(standing: Standing, unit: str) -> int:

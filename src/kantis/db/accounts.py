@@ -1,6 +1,7 @@
 """Accounts and cards: found, locked in order, opened."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
@@ -11,8 +12,14 @@ from msgspec import Struct
 from kantis.core.admission import Warrant
 from kantis.core.cards import Card, CardLink
 from kantis.core.periods import NEVER
-from kantis.core.refusals import AccountUnknown
+from kantis.core.refusals import AccountUnknown, CardNumberTaken
 from kantis.core.standing import Standing
+
+_ACCOUNTS = "SELECT account_id, programme, standing::text, last_event, last_transfer FROM account"
+
+_DUE = f"{_ACCOUNTS} WHERE programme = %s AND next_due_on <= %s"
+_FREE = "LIMIT %s FOR NO KEY UPDATE SKIP LOCKED"
+_WAITING = "LIMIT %s FOR NO KEY UPDATE"
 
 _decode_standing = msgspec.json.Decoder(Standing)
 
@@ -27,6 +34,15 @@ class Account(Struct):
     last_transfer: int
 
 
+class NewCard(Struct, frozen=True):
+    """A card to be added, and the account that it stands for."""
+
+    number: str
+    kind: str
+    role: str
+    account_id: int
+
+
 def lock(connection: psycopg.Connection, account_ids: Iterable[int]) -> dict[int, Account]:
     """Lock accounts in order, then give them as they stand now.
 
@@ -34,8 +50,7 @@ def lock(connection: psycopg.Connection, account_ids: Iterable[int]) -> dict[int
     that a lock had to wait for is the row as the other transaction left it.
     """
     rows = connection.execute(
-        "SELECT account_id, programme, standing::text, last_event, last_transfer FROM account"
-        " WHERE account_id = ANY(%s) ORDER BY account_id FOR NO KEY UPDATE",
+        f"{_ACCOUNTS} WHERE account_id = ANY(%s) ORDER BY account_id FOR NO KEY UPDATE",
         [sorted(set(account_ids))],
     ).fetchall()
     return {row[0]: _account(row) for row in rows}
@@ -44,8 +59,7 @@ def lock(connection: psycopg.Connection, account_ids: Iterable[int]) -> dict[int
 def read(connection: psycopg.Connection, account_ids: Iterable[int]) -> dict[int, Account]:
     """Give accounts as they stand, without a lock."""
     rows = connection.execute(
-        "SELECT account_id, programme, standing::text, last_event, last_transfer FROM account"
-        " WHERE account_id = ANY(%s)",
+        f"{_ACCOUNTS} WHERE account_id = ANY(%s)",
         [list(set(account_ids))],
     ).fetchall()
     return {row[0]: _account(row) for row in rows}
@@ -74,25 +88,30 @@ def _of_programme(found: dict[int, Account], programme: str, account_id: int) ->
     return account
 
 
-def due(connection: psycopg.Connection, programme: str, *, through: date, limit: int) -> list[int]:
-    """Give accounts on which the calendar has something to do by a day, earliest first."""
+def lock_due(
+    connection: psycopg.Connection, programme: str, *, through: date, limit: int
+) -> list[Account]:
+    """Lock accounts on which the calendar has something to do by a day; none if none is left.
+
+    Several may ask at once: each gets others, the earliest first. Only when all that are left are
+    locked by somebody else are they waited for, and given if they are still due then.
+    """
+    asked = [programme, through, limit]
+    free = connection.execute(f"{_DUE} ORDER BY next_due_on, account_id {_FREE}", asked).fetchall()
+    rows = free or connection.execute(f"{_DUE} ORDER BY account_id {_WAITING}", asked).fetchall()
+    return [_account(row) for row in rows]
+
+
+def open_accounts(
+    connection: psycopg.Connection, *, programme: str, kind: str, count: int
+) -> list[Account]:
+    """Open accounts on which nothing has happened yet; give them in the order of their ids."""
     rows = connection.execute(
-        "SELECT account_id FROM account WHERE programme = %s AND next_due_on <= %s"
-        " ORDER BY next_due_on, account_id LIMIT %s",
-        [programme, through, limit],
+        "INSERT INTO account (programme, kind, standing, next_due_on)"
+        " SELECT %s, %s, %s, %s FROM generate_series(1, %s) RETURNING account_id",
+        [programme, kind, msgspec.json.encode(Standing()).decode(), NEVER, count],
     ).fetchall()
-    return [account_id for (account_id,) in rows]
-
-
-def open_account(connection: psycopg.Connection, *, programme: str, kind: str) -> Account:
-    """Open an account on which nothing has happened yet."""
-    row = connection.execute(
-        "INSERT INTO account (programme, kind, standing, next_due_on) VALUES (%s, %s, %s, %s)"
-        " RETURNING account_id",
-        [programme, kind, msgspec.json.encode(Standing()).decode(), NEVER],
-    ).fetchone()
-    assert row is not None, "an insert returns its row"
-    return Account(row[0], programme, Standing(), 0, 0)
+    return [Account(account_id, programme, Standing(), 0, 0) for (account_id,) in sorted(rows)]
 
 
 def cards(
@@ -109,35 +128,34 @@ def cards(
     return {row[0]: _card(row) for row in rows}
 
 
-def add_card(
-    connection: psycopg.Connection,
-    *,
-    number: str,
-    programme: str,
-    kind: str,
-    role: str,
-    account_id: int,
-    at: datetime,
-) -> bool:
-    """Add a card that stands for an account from now on; give whether its number was free."""
+def add_cards(
+    connection: psycopg.Connection, programme: str, cards: Sequence[NewCard], *, at: datetime
+) -> None:
+    """Add cards that stand for their accounts from now on.
+
+    :raises CardNumberTaken: there is a card of that number, or there are two among these
+    """
     added = connection.execute(
         "INSERT INTO card (card_number, programme, kind, role, issued_at)"
-        " VALUES (%s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-        [number, programme, kind, role, at],
-    )
-    if not added.rowcount:
-        return False
-    link_card(connection, number=number, account_id=account_id, at=at)
-    return True
+        " SELECT number, %s, kind, role, %s FROM json_to_recordset(%s::text::json)"
+        " AS c(number text, kind text, role text) ORDER BY number"
+        " ON CONFLICT DO NOTHING RETURNING card_number",
+        [programme, at, msgspec.json.encode(cards).decode()],
+    ).fetchall()
+    free = Counter(number for (number,) in added)
+    for taken in Counter(card.number for card in cards) - free:
+        raise CardNumberTaken(card=taken)
+    link_cards(connection, {card.number: card.account_id for card in cards}, at=at)
 
 
-def link_card(
-    connection: psycopg.Connection, *, number: str, account_id: int, at: datetime
+def link_cards(
+    connection: psycopg.Connection, account_ids: Mapping[str, int], *, at: datetime
 ) -> None:
-    """Let a card stand for an account from a moment on."""
+    """Let cards, by their numbers, stand for accounts from a moment on."""
     connection.execute(
-        "INSERT INTO card_link (card_number, from_at, account_id) VALUES (%s, %s, %s)",
-        [number, at, account_id],
+        "INSERT INTO card_link (card_number, from_at, account_id)"
+        " SELECT number, %s, id::bigint FROM json_each_text(%s::text::json) AS l(number, id)",
+        [at, msgspec.json.encode(account_ids).decode()],
     )
 
 

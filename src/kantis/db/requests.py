@@ -1,5 +1,6 @@
 """Requests without a natural key: each idempotency key is used once for ever."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
 
@@ -10,40 +11,49 @@ from kantis.core.refusals import KeyReused
 
 
 def find(
-    connection: psycopg.Connection, programme: str, request_key: str, content: object
-) -> bytes | None:
-    """Give the first answer to a request, if it was made before; a twin under way is awaited.
+    connection: psycopg.Connection, programme: str, asked: Mapping[str, object]
+) -> dict[str, bytes]:
+    """Give the first answers to requests that were made before, by their keys.
+
+    `asked` is what they ask for by their keys. A twin under way is awaited.
 
     :raises KeyReused: the key was used for another request
     """
+    # In one order, so that two wait for each other and no more.
     connection.execute(
-        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{programme}/{request_key}"]
+        "SELECT pg_advisory_xact_lock(n) FROM (SELECT hashtextextended(key, 0) AS n"
+        " FROM unnest(%s::text[]) AS key ORDER BY n) sorted",
+        [[f"{programme}/{key}" for key in asked]],
     )
-    row = connection.execute(
-        "SELECT content_hash, answer::text FROM request WHERE programme = %s AND request_key = %s",
-        [programme, request_key],
-    ).fetchone()
-    if row is None:
-        return None
-    if bytes(row[0]) != _hash(content):
-        raise KeyReused(key=request_key)
-    return str(row[1]).encode()
+    rows = connection.execute(
+        "SELECT request_key, content_hash, answer::text FROM request"
+        " WHERE programme = %s AND request_key = ANY(%s)",
+        [programme, list(asked)],
+    ).fetchall()
+    for key, content_hash, _ in rows:
+        if bytes(content_hash) != _hash(asked[key]):
+            raise KeyReused(key=key)
+    return {key: answer.encode() for key, _, answer in rows}
 
 
 def keep(
     connection: psycopg.Connection,
     programme: str,
-    request_key: str,
-    content: object,
+    asked: Mapping[str, object],
+    answers: Mapping[str, object],
     *,
-    answer: object,
     at: datetime,
 ) -> None:
-    """Remember a request and its answer."""
+    """Remember requests and their answers, both by their keys."""
+    rows = [
+        {"key": key, "hash": _hash(asked[key]).hex(), "answer": answer}
+        for key, answer in answers.items()
+    ]
     connection.execute(
         "INSERT INTO request (programme, request_key, content_hash, answer, recorded_at)"
-        " VALUES (%s, %s, %s, %s, %s)",
-        [programme, request_key, _hash(content), msgspec.json.encode(answer).decode(), at],
+        " SELECT %s, key, decode(hash, 'hex'), answer, %s FROM json_to_recordset(%s::text::json)"
+        " AS r(key text, hash text, answer json)",
+        [programme, at, msgspec.json.encode(rows).decode()],
     )
 
 

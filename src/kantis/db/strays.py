@@ -1,6 +1,6 @@
 """Receipts without an account and returns that wait: taken in when what they lacked comes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -89,23 +89,29 @@ def take_waiting_returns(
         _place(notes, programme, accounts[sale.account_id], returned, answer, warrant)
 
 
-def take_receipts_of_card(
-    notes: Journal, programme: Programme, account: Account, card: Card, warrant: Warrant
+def take_receipts_of_cards(
+    notes: Journal,
+    programme: Programme,
+    owners: Sequence[tuple[Account, Card]],
+    warrant: Warrant,
 ) -> None:
-    """Fold in the receipts of a card that, as it turns out, was active when they were made.
+    """Fold in the receipts of cards that, as it turns out, were active when they were made.
 
-    What came back of them meanwhile has waited and is taken in too.
+    Each card comes with its account. What came back of them meanwhile has waited and is taken
+    in too.
     """
     taken = []
-    meet(notes.connection, [card_key(card.number)])
+    meet(notes.connection, [card_key(card.number) for _, card in owners])
+    by_number = {card.number: (account, card) for account, card in owners}
     rows = notes.connection.execute(
-        "SELECT s.key, content::text, answer::text, chain, entity FROM stray s JOIN store"
-        " ON store.programme = s.programme AND store.store = content ->> 'store'"
-        " WHERE s.programme = %s AND card_number = %s AND nothing <> ALL(for_staff())"
+        "SELECT card_number, s.key, content::text, answer::text, chain, entity FROM stray s"
+        " JOIN store ON store.programme = s.programme AND store.store = content ->> 'store'"
+        " WHERE s.programme = %s AND card_number = ANY(%s) AND nothing <> ALL(for_staff())"
         " ORDER BY s.key",
-        [programme.name, card.number],
+        [programme.name, list(by_number)],
     ).fetchall()
-    for key, content, answer, chain, entity in rows:
+    for number, key, content, answer, chain, entity in rows:
+        account, card = by_number[number]
         receipt = _decode_receipt.decode(content)
         terms = programme.on(programme.day(receipt.at)).terms
         if why_not_usable(terms, card, at=receipt.at):
@@ -115,7 +121,8 @@ def take_receipts_of_card(
             _place(notes, programme, account, sale, answer, warrant)
             taken.append(key)
     if taken:
-        take_waiting_returns(notes, programme, {account.account_id: account}, taken, warrant)
+        accounts = {account.account_id: account for account, _ in owners}
+        take_waiting_returns(notes, programme, accounts, taken, warrant)
 
 
 def claim(

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import msgspec
@@ -80,6 +80,31 @@ class Reading(Struct, frozen=True, forbid_unknown_fields=True):
     joined_on: date = date(2016, 12, 31)
 
 
+class Purchase(NamedTuple):
+    """A receipt as the files have it, before its lines are read: soon handed to another process."""
+
+    household: int
+    basket: int
+    store: int
+    at: datetime
+    total_minor: int
+    lines: str
+
+    def receipt(self, currency: str) -> Receipt:
+        """Give it as the till would have sent it."""
+        return Receipt(
+            store=store_name(self.store),
+            till="1",
+            business_day=self.at.date(),
+            number=str(self.basket),
+            at=self.at,
+            currency=currency,
+            total_minor=self.total_minor,
+            lines=_decode_lines(self.lines),
+            card=card_of(self.household),
+        )
+
+
 class History:
     """A folder of receipts."""
 
@@ -130,14 +155,13 @@ class History:
         self, reading: Reading, *, currency: str
     ) -> Iterator[tuple[int, Iterator[Receipt]]]:
         """Give each household's receipts in their order."""
-        rows = self._rows(reading, "household_id, sold_at, CAST(basket_id AS VARCHAR)")
-        for household, some in groupby(rows, key=lambda row: row[0]):
-            yield household, (_receipt(row, currency) for row in some)
+        all_ = self._purchases(reading, "household_id, sold_at, CAST(basket_id AS VARCHAR)")
+        for household, some in groupby(all_, key=lambda one: one.household):
+            yield household, (one.receipt(currency) for one in some)
 
-    def by_time(self, reading: Reading, *, currency: str) -> Iterator[Receipt]:
-        """Give all receipts in the order in which they happened."""
-        for row in self._rows(reading, "sold_at, CAST(basket_id AS VARCHAR)"):
-            yield _receipt(row, currency)
+    def by_time(self, reading: Reading) -> Iterator[Purchase]:
+        """Give all purchases in the order in which they happened."""
+        return self._purchases(reading, "sold_at, CAST(basket_id AS VARCHAR)")
 
     def _path(self, name: str) -> str:
         return str(self.folder / name)
@@ -151,7 +175,7 @@ class History:
             ).fetchall()
         return [value for (value,) in rows]
 
-    def _rows(self, reading: Reading, order: str) -> Iterator[tuple[Any, ...]]:
+    def _purchases(self, reading: Reading, order: str) -> Iterator[Purchase]:
         parameters = {
             "transactions": self._path("transactions.parquet"),
             "products": self._path("products.parquet"),
@@ -165,7 +189,7 @@ class History:
             connection.execute("SET threads = 1")
             connection.execute(f"{_RECEIPTS} ORDER BY {order}", parameters)
             while rows := connection.fetchmany(2_000):
-                yield from rows
+                yield from map(_purchase, rows)
 
 
 def histories(
@@ -222,17 +246,6 @@ def store_name(store: int) -> str:
     return f"store-{store}"
 
 
-def _receipt(row: tuple[Any, ...], currency: str) -> Receipt:
+def _purchase(row: tuple[Any, ...]) -> Purchase:
     household, basket, store, at, total, lines = row
-    at = at.replace(tzinfo=UTC)
-    return Receipt(
-        store=store_name(store),
-        till="1",
-        business_day=at.date(),
-        number=str(basket),
-        at=at,
-        currency=currency,
-        total_minor=int(total),
-        lines=_decode_lines(lines),
-        card=card_of(household),
-    )
+    return Purchase(household, basket, store, at.replace(tzinfo=UTC), int(total), lines)

@@ -9,8 +9,9 @@ from msgspec import Struct
 from kantis.core.admission import Warrant, admit_card, check_pooling
 from kantis.core.answers import answer_of
 from kantis.core.cards import Card, account_at
-from kantis.core.refusals import CardNotUsable, CardNumberTaken, CardUnknown
+from kantis.core.refusals import CardNotUsable, CardUnknown
 from kantis.db import accounts, programmes, requests, strays
+from kantis.db.accounts import NewCard
 from kantis.db.journal import Journal
 
 
@@ -46,8 +47,9 @@ def issue_card(
         programmes.hold_still(connection, programme)
         account = accounts.lock_one(connection, programme, issue.account_id)
         terms = programmes.load(connection, programme)
-        if before := requests.find(connection, programme, request_key, issue):
-            return msgspec.json.decode(before, type=Card)
+        asked = {request_key: issue}
+        if before := requests.find(connection, programme, asked):
+            return msgspec.json.decode(before[request_key], type=Card)
         number = issue.number or drawn_number
         taken = admit_card(
             terms, kind=issue.kind, role=issue.role, at=at, key=f"issued/{request_key}"
@@ -56,22 +58,14 @@ def issue_card(
         decision = journal.move(terms, account, taken, warrant)
         journal.answer(answer_of(taken.key, decision, account.standing))
         journal.save()
-        if not accounts.add_card(
-            connection,
-            number=number,
-            programme=programme,
-            kind=issue.kind,
-            role=issue.role,
-            account_id=account.account_id,
-            at=at,
-        ):
-            raise CardNumberTaken(card=number)
+        new = NewCard(number, issue.kind, issue.role, account.account_id)
+        accounts.add_cards(connection, programme, [new], at=at)
         accounts.note_card_change(
             connection, number=number, change="issued", at=at, warrant=warrant
         )
         card = accounts.cards(connection, programme, [number])[number]
-        strays.take_receipts_of_card(journal, terms, account, card, warrant)
-        requests.keep(connection, programme, request_key, issue, answer=card, at=at)
+        strays.take_receipts_of_cards(journal, terms, [(account, card)], warrant)
+        requests.keep(connection, programme, asked, {request_key: card}, at=at)
         return card
 
 
@@ -96,7 +90,7 @@ def activate_card(
         card = _find(connection, programme, number)
         terms = programmes.load(connection, programme)
         journal = Journal(connection, now=at)
-        strays.take_receipts_of_card(journal, terms, account, card, warrant)
+        strays.take_receipts_of_cards(journal, terms, [(account, card)], warrant)
         return card
 
 
@@ -147,16 +141,8 @@ def replace_card(
                 raise CardNotUsable(card=number, replaced_by=before)
             return _find(connection, programme, before)
         successor = new_number or drawn_number
-        if not accounts.add_card(
-            connection,
-            number=successor,
-            programme=programme,
-            kind=old.kind,
-            role=old.role,
-            account_id=account_id,
-            at=at,
-        ):
-            raise CardNumberTaken(card=successor)
+        new = NewCard(successor, old.kind, old.role, account_id)
+        accounts.add_cards(connection, programme, [new], at=at)
         accounts.change_card(connection, number=number, blocked_at=at, replaced_by=successor)
         accounts.note_card_change(
             connection, number=number, change="replaced", at=at, warrant=warrant
@@ -185,7 +171,7 @@ def pool_card(
         ids = {onto, *(link.account_id for link in card.links)}
         accounts.lock(connection, ids)
         accounts.one(connection, programme, onto)
-        accounts.link_card(connection, number=number, account_id=onto, at=at)
+        accounts.link_cards(connection, {number: onto}, at=at)
         accounts.note_card_change(
             connection, number=number, change="pooled", at=at, warrant=warrant
         )

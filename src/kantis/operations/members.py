@@ -1,5 +1,6 @@
 """Who joins, what they bring along, what they become, how they leave."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -19,11 +20,11 @@ from kantis.core.admission import (
 from kantis.core.answers import Answer, answer_of
 from kantis.core.events import Joined, Left, Opened, StatusChanged
 from kantis.core.programme import Programme
-from kantis.core.refusals import CardNumberTaken
 from kantis.core.standing import Standing
 from kantis.core.step import caught_up
 from kantis.core.terms import Terms
 from kantis.db import accounts, programmes, requests, strays
+from kantis.db.accounts import NewCard
 from kantis.db.journal import Journal, happen
 
 
@@ -42,6 +43,32 @@ class Enrolled(Struct, frozen=True):
     card_number: str
 
 
+class Requested(Struct, frozen=True):
+    """An application with its request's key, and the number drawn for it if it names no card.
+
+    The number drawn is no part of the request, so that a repeated one, for which another was
+    drawn, is known again.
+    """
+
+    application: Application
+    request_key: str
+    drawn_number: str = ""
+
+    @property
+    def card_number(self) -> str:
+        """Give the number of the card that is handed over."""
+        return self.application.card_number or self.drawn_number
+
+    @property
+    def asked(self) -> object:
+        """Give what is kept of it. The applicant stays out, also as a hash.
+
+        A birth date is soon guessed.
+        """
+        one = self.application
+        return [one.card_kind, one.card_number, one.applicant.organization_number]
+
+
 def enrol(
     connection: psycopg.Connection,
     *,
@@ -52,59 +79,92 @@ def enrol(
     warrant: Warrant,
     drawn_number: str = "",
 ) -> Enrolled:
-    """Open an account for an applicant and hand over its first card.
+    """Open an account for one applicant, as `enrol_all` does for several."""
+    requested = Requested(application, request_key, drawn_number)
+    (enrolled,) = enrol_all(
+        connection, programme=programme, requested=[requested], at=at, warrant=warrant
+    )
+    return enrolled
 
-    Receipts that the card was already used for are folded in if it was active.
-    What the application says of the person is judged and not kept. `drawn_number` is for an
-    application without a card number; it is no part of the request, so that a repeated one,
-    for which another number was drawn, is known again.
+
+def enrol_all(
+    connection: psycopg.Connection,
+    *,
+    programme: str,
+    requested: Sequence[Requested],
+    at: datetime,
+    warrant: Warrant,
+) -> list[Enrolled]:
+    """Open accounts for all applicants or for none, and hand over their first cards.
+
+    Accounts are numbered in the order of the applications. Receipts that a card was already used
+    for are folded in if it was active. What an application says of the person is judged and not
+    kept.
 
     :raises MayNotJoin:
     :raises CardKindUnknown:
     :raises CardNumberTaken:
     """
+    asked = {one.request_key: one.asked for one in requested}
     with connection.transaction():
         programmes.hold_still(connection, programme)
         terms = programmes.load(connection, programme)
-        # The applicant stays out of what is kept, also as a hash: a birth date is soon guessed.
-        number = application.applicant.organization_number
-        asked = [application.card_kind, application.card_number, number]
-        if before := requests.find(connection, programme, request_key, asked):
-            return msgspec.json.decode(before, type=Enrolled)
-        membership = terms.terms_at(at).membership
-        joined = admit_joining(
-            terms,
-            Standing(),
-            application.applicant,
-            at=at,
-            key=f"joined/{request_key}",
-            number_is_valid=number_is_valid(
-                terms.terms_at(at), application.applicant.organization_number
-            ),
-        )
-        role = membership.roles[0]
-        number = application.card_number or drawn_number
-        admit_card(terms, kind=application.card_kind, role=role, at=at, key="")
-        account = accounts.open_account(connection, programme=programme, kind=membership.account)
-        journal = Journal(connection, now=at)
-        decision = journal.move(terms, account, joined, warrant)
-        journal.answer(answer_of(joined.key, decision, account.standing))
-        journal.save()
-        if not accounts.add_card(
-            connection,
-            number=number,
-            programme=programme,
-            kind=application.card_kind,
-            role=role,
-            account_id=account.account_id,
-            at=at,
-        ):
-            raise CardNumberTaken(card=number)
-        card = accounts.cards(connection, programme, [number])[number]
-        strays.take_receipts_of_card(journal, terms, account, card, warrant)
-        enrolled = Enrolled(account.account_id, number)
-        requests.keep(connection, programme, request_key, asked, answer=enrolled, at=at)
-        return enrolled
+        before = requests.find(connection, programme, asked)
+        new = [one for one in requested if one.request_key not in before]
+        answers = _enrol(connection, terms, new, at=at, warrant=warrant) if new else {}
+        requests.keep(connection, programme, asked, answers, at=at)
+    known = {key: msgspec.json.decode(answer, type=Enrolled) for key, answer in before.items()}
+    return [(known | answers)[one.request_key] for one in requested]
+
+
+def _enrol(
+    connection: psycopg.Connection,
+    terms: Programme,
+    new: Sequence[Requested],
+    *,
+    at: datetime,
+    warrant: Warrant,
+) -> dict[str, Enrolled]:
+    """Enrol those whose requests are new; give what is answered by the requests' keys."""
+    membership = terms.terms_at(at).membership
+    role = membership.roles[0]
+    joined = [_admitted(terms, one, role=role, at=at) for one in new]
+    opened = accounts.open_accounts(
+        connection, programme=terms.name, kind=membership.account, count=len(new)
+    )
+    journal = Journal(connection, now=at)
+    for account, event in zip(opened, joined, strict=True):
+        decision = journal.move(terms, account, event, warrant)
+        journal.answer(answer_of(event.key, decision, account.standing))
+    journal.save()
+    handed_over = [
+        NewCard(one.card_number, one.application.card_kind, role, account.account_id)
+        for one, account in zip(new, opened, strict=True)
+    ]
+    accounts.add_cards(connection, terms.name, handed_over, at=at)
+    cards = accounts.cards(connection, terms.name, [card.number for card in handed_over])
+    owners = [
+        (account, cards[one.number]) for account, one in zip(opened, handed_over, strict=True)
+    ]
+    strays.take_receipts_of_cards(journal, terms, owners, warrant)
+    return {
+        one.request_key: Enrolled(card.account_id, card.number)
+        for one, card in zip(new, handed_over, strict=True)
+    }
+
+
+def _admitted(terms: Programme, one: Requested, *, role: str, at: datetime) -> Joined:
+    applicant = one.application.applicant
+    joined = admit_joining(
+        terms,
+        Standing(),
+        applicant,
+        at=at,
+        key=f"joined/{one.request_key}",
+        number_is_valid=number_is_valid(terms.terms_at(at), applicant.organization_number),
+    )
+    admit_card(terms, kind=one.application.card_kind, role=role, at=at, key="")
+    return joined
 
 
 def rejoin(

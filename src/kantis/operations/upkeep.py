@@ -24,8 +24,8 @@ def tick(
 ) -> int:
     """Follow the calendar on up to `limit` accounts that have something due by a local day.
 
-    Gives how many were visited; fewer than `limit` means that nothing is left. Safe to run
-    at any time and by several at once: what is done is not due any more.
+    Gives how many were visited; 0 means that nothing is left. Safe to run at any time, and by
+    several at once, who share the work: what one has done or is doing is left out by the others.
 
     :raises TimeImpossible: the day has not come yet
     """
@@ -34,10 +34,10 @@ def tick(
         terms = programmes.load(connection, programme)
         if through > terms.day(now):
             raise TimeImpossible(through=through, today=terms.day(now))
-        due = accounts.due(connection, programme, through=through, limit=limit)
+        due = accounts.lock_due(connection, programme, through=through, limit=limit)
         journal = Journal(connection, now=now)
         at = day_start(through, terms.zone)
-        for account in accounts.lock(connection, due).values():
+        for account in due:
             # Also one that is as far already: what was published since made it due, and only
             # this makes it not due any more.
             journal.follow_calendar(terms, account, at=at)
