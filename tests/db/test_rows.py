@@ -162,7 +162,7 @@ OF_ACCOUNTS = [
     *("reviews", "snapshots", "captures", "decisions", "forgotten", "placed"),
 ]
 BOTH = '[{"account_id": 1}, {"account_id": 2, "programme": "north"}]'
-MOVED = '"standing": {}, "last_event": 1, "last_transfer": 1, "next_due_on": "2024-04-01"'
+MOVED = '"standing": 1, "last_event": 1, "last_transfer": 1, "next_due_on": "2024-04-01"'
 BOOKED = {f"{table}_in": BOTH for table in OF_ACCOUNTS} | {
     "accounts_in": f'[{{"account_id": 1, {MOVED}}}, {{"account_id": 2, {MOVED}}}]',
     "strays_in": '[{"key_hash": "00", "programme": "south"}]',
@@ -176,7 +176,8 @@ def test_all_that_is_booked_is_looked_at_but_postings_and_refusals(
         names = connection.execute(
             "SELECT unnest(proargnames) FROM pg_proc WHERE proname = 'book'"
         ).fetchall()
-    assert {name for (name,) in names} == BOOKED.keys() | {"postings_in", "refused_in"}
+    bare = {"now_in", "documents_in", "postings_in", "refused_in"}
+    assert {name for (name,) in names} == BOOKED.keys() | bare
 
 
 def book(session: psycopg.Connection, parameter: str, rows: str) -> None:
@@ -184,8 +185,9 @@ def book(session: psycopg.Connection, parameter: str, rows: str) -> None:
     names = session.execute(
         "SELECT unnest(proargnames) FROM pg_proc WHERE proname = 'book'"
     ).fetchall()
-    values = [rows if name == parameter else None for (name,) in names]
-    session.execute(f"SELECT book({', '.join(['%s::json'] * len(values))})".encode(), values)
+    given = {parameter: rows, "now_in": "2024-03-04", "documents_in": "{}"}
+    values = [given.get(name) for (name,) in names]
+    session.execute(f"SELECT book({', '.join(['%s'] * len(values))})".encode(), values)
 
 
 @pytest.mark.parametrize(("parameter", "rows"), BOOKED.items(), ids=BOOKED)

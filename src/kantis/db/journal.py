@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import msgspec
 import psycopg
-from msgspec import Raw
 
 from kantis.core.admission import Warrant, check_clock, check_is_other, check_time
 from kantis.core.answers import Answer, answer_of
@@ -48,7 +47,7 @@ TABLES = (
 )
 """What `book` takes rows for, in the order of its parameters."""
 
-_BOOK = f"SELECT book({', '.join(['%s::text::json'] * len(TABLES))})"
+_BOOK = f"SELECT book(%s, %s, {', '.join(['%s::text::json'] * len(TABLES))})"
 
 _encode = msgspec.json.Encoder().encode
 _decode_event: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
@@ -64,6 +63,7 @@ class Journal:
         self.now = now
         self._accounts: dict[int, tuple[Programme, Account]] = {}
         self._rows: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
+        self._documents: list[bytes] = []
 
     def move(
         self, programme: Programme, account: Account, event: AnyEvent, warrant: Warrant
@@ -85,7 +85,7 @@ class Journal:
         else:
             decision = self._move_late(programme, account, event)
         self._accounts[account.account_id] = (programme, account)
-        self._rows["event"].append(_event_row(account, event, decision, warrant, self.now))
+        self._rows["event"].append(self._event_row(account, event, decision, warrant))
         if isinstance(event, Sale):
             self._note_captures(account, event)
         return decision
@@ -101,7 +101,7 @@ class Journal:
 
     def answer(self, answer: object) -> None:
         """Keep what was answered to the event noted last."""
-        self._rows["event"][-1]["answer"] = Raw(_encode(answer))
+        self._rows["event"][-1]["answer"] = self._document(_encode(answer))
 
     def remember(self, key: str, content_hash: bytes, account: Account | None) -> None:
         """Remember a receipt's key for ever, for the event noted last or for none."""
@@ -116,8 +116,7 @@ class Journal:
 
     def refuse(self, key: str, content_hash: bytes, refusal: Refusal) -> None:
         """Remember a refusal for ever, so that the same request asked again gets it again."""
-        row = refused.row(key, content_hash, refusal)
-        self._rows["refused"].append({**row, "recorded_at": self.now})
+        self._rows["refused"].append(refused.row(key, content_hash, refusal))
 
     def keep_stray(
         self,
@@ -139,9 +138,8 @@ class Journal:
                 "sale_hash": hash_of(sale_key).hex() if sale_key else None,
                 "card_number": card_number,
                 "nothing": nothing,
-                "content": Raw(_encode(content)),
-                "answer": Raw(_encode(answer)),
-                "recorded_at": self.now,
+                "content": self._document(_encode(content)),
+                "answer": self._document(_encode(answer)),
             }
         )
 
@@ -160,7 +158,7 @@ class Journal:
         self._rows["account"] = [
             {
                 "account_id": account.account_id,
-                "standing": Raw(_encode(account.standing)),
+                "standing": self._document(_encode(account.standing)),
                 "last_event": account.last_event,
                 "last_transfer": account.last_transfer,
                 "next_due_on": next_due(programme, account.standing),
@@ -170,10 +168,41 @@ class Journal:
         if any(self._rows.values()):
             tables = self._rows.values()
             encoded = [_encode(table).decode() if table else None for table in tables]
-            self.connection.execute(_BOOK, encoded)
+            documents = b"\n".join(self._documents).decode()
+            self.connection.execute(_BOOK, [self.now, documents, *encoded])
         self._accounts.clear()
+        self._documents.clear()
         for rows in self._rows.values():
             rows.clear()
+
+    def _event_row(
+        self, account: Account, event: AnyEvent, decision: Decision, warrant: Warrant
+    ) -> dict[str, Any]:
+        at, rank, key = order_of(event)
+        sale_key = ""
+        if isinstance(event, Returned):
+            sale_key = sale_key_of(event)
+            event = msgspec.structs.replace(event, past=None)
+        return {
+            "account_id": account.account_id,
+            "event_no": account.last_event,
+            "kind": type(event).__struct_config__.tag,
+            "at": at,
+            "rank": rank,
+            "key": key,
+            "sale_key": sale_key or None,
+            "content": self._document(_encode(event)),
+            "decision": self._document(kept_decision(decision)),
+            "actor": warrant.actor,
+            "reason": warrant.reason,
+            "approved_by": warrant.approved_by,
+        }
+
+    def _document(self, encoded: bytes) -> int:
+        """Note a document to be kept as it is, one line of JSON, and give its number."""
+        assert b"\n" not in encoded, "each line is a document"
+        self._documents.append(encoded)
+        return len(self._documents)
 
     def _move_late(self, programme: Programme, account: Account, event: AnyEvent) -> Decision:
         """Fold what came since with a late event in its place; post the difference.
@@ -219,7 +248,7 @@ class Journal:
                     {
                         "account_id": account_id,
                         "event_no": event_no,
-                        "decision": Raw(_encode(new)),
+                        "decision": self._document(_encode(new)),
                     }
                 )
 
@@ -252,7 +281,7 @@ class Journal:
             {
                 "account_id": account.account_id,
                 "month_on": month_on,
-                "standing": Raw(_encode(standing)),
+                "standing": self._document(_encode(standing)),
             }
         )
 
@@ -293,7 +322,6 @@ class Journal:
                     "value_on": transfer.value_on,
                     "corrects": corrects,
                     "postings": len(transfer.parts) + (transfer.amount != 0),
-                    "posted_at": self.now,
                 }
             )
             self._rows["posting"].extend(
@@ -439,31 +467,6 @@ def _answered(connection: psycopg.Connection, account_id: int, asked: AnyEvent) 
     if _content_hash(_decode_event.decode(row[0])) != _content_hash(asked):
         raise KeyReused(key=asked.key)
     return _decode_answer.decode(row[1])
-
-
-def _event_row(
-    account: Account, event: AnyEvent, decision: Decision, warrant: Warrant, now: datetime
-) -> dict[str, Any]:
-    at, rank, key = order_of(event)
-    sale_key = ""
-    if isinstance(event, Returned):
-        sale_key = sale_key_of(event)
-        event = msgspec.structs.replace(event, past=None)
-    return {
-        "account_id": account.account_id,
-        "event_no": account.last_event,
-        "kind": type(event).__struct_config__.tag,
-        "at": at,
-        "rank": rank,
-        "key": key,
-        "sale_key": sale_key or None,
-        "content": Raw(_encode(event)),
-        "decision": Raw(kept_decision(decision)),
-        "actor": warrant.actor,
-        "reason": warrant.reason,
-        "approved_by": warrant.approved_by,
-        "recorded_at": now,
-    }
 
 
 def kept_decision(decision: Decision) -> bytes:

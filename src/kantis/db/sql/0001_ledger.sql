@@ -308,17 +308,15 @@ CREATE TRIGGER event_kept BEFORE DELETE OR TRUNCATE ON event
 
 -- A transfer and all its postings come in one statement (`book` below), whose triggers see both:
 -- whole, balanced, and never added to later. Checked for all rows at once, not row by row: that
--- costs a tenth of what foreign keys and deferred triggers did.
+-- costs a tenth of what foreign keys and deferred triggers did. Postings are refused unless all of
+-- their transfer's are among them, and add up; so a transfer that has any has them all.
 CREATE FUNCTION check_posted() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     bad record;
 BEGIN
     SELECT t.account_id, t.transfer_no INTO bad
-    FROM new_transfer t LEFT JOIN LATERAL (
-        SELECT sum(amount) AS total, count(*) AS postings, max(posting_no) AS last_no FROM posting
-        WHERE account_id = t.account_id AND transfer_no = t.transfer_no
-    ) p ON true
-    WHERE p.total IS DISTINCT FROM 0 OR p.postings <> t.postings OR p.last_no <> t.postings
+    FROM new_transfer t WHERE NOT EXISTS (
+        SELECT FROM posting p WHERE p.account_id = t.account_id AND p.transfer_no = t.transfer_no)
     LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'transfer %/% is not balanced or not whole', bad.account_id, bad.transfer_no
@@ -502,18 +500,23 @@ BEGIN
 END $$;
 
 -- The same for the rows of each receipt, which are not read twice for it: they are of the accounts
--- that have been looked at.
-CREATE FUNCTION within_scope(account_in bigint, looked_at bigint[])
-RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$
+-- that have been looked at. In SQL, so that it becomes part of the question; only refusing is a call.
+CREATE FUNCTION refuse_account(account_in bigint) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
-    IF account_in IS NOT NULL AND account_in <> ALL (looked_at) THEN
-        RAISE EXCEPTION 'an account is not among those booked: this session speaks for another programme'
-            USING ERRCODE = 'insufficient_privilege';
-    END IF;
-    RETURN account_in;
+    RAISE EXCEPTION 'account % is not among those booked: this session speaks for another programme',
+        account_in USING ERRCODE = 'insufficient_privilege';
 END $$;
 
-CREATE FUNCTION book(accounts_in json, events_in json, transfers_in json, postings_in json,
+CREATE FUNCTION within_scope(account_in bigint, looked_at bigint[])
+RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN account_in IS NULL OR account_in = ANY (looked_at) THEN account_in
+                ELSE refuse_account(account_in) END
+$$;
+
+-- What is kept as JSON (receipts, decisions, answers, standings) comes as `documents_in`, each on a line
+-- of its own, and rows name its number: within other JSON it would be parsed three times.
+CREATE FUNCTION book(now_in timestamptz, documents_in text,
+                     accounts_in json, events_in json, transfers_in json, postings_in json,
                      receipt_keys_in json, strays_in json, card_orders_in json, tier_changes_in json,
                      reviews_in json, snapshots_in json, captures_in json, refused_in json,
                      decisions_in json, forgotten_in json, placed_in json)
@@ -526,15 +529,16 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS
 DECLARE
     caller text := current_setting('kantis.programme', true);
     looked_at bigint[];
+    documents text[] := string_to_array(documents_in, E'\n');
 BEGIN
     PERFORM check_scope(caller, strays_in, card_orders_in, tier_changes_in, reviews_in, snapshots_in,
                         captures_in, decisions_in, forgotten_in, placed_in);
     -- Here the session still sees no more than its programme. Postings belong to their transfers, and
     -- lots and balances to postings.
     WITH moved AS (
-        UPDATE account SET standing = a.standing, last_event = a.last_event,
+        UPDATE account SET standing = documents[a.standing]::json, last_event = a.last_event,
                            last_transfer = a.last_transfer, next_due_on = a.next_due_on
-        FROM json_to_recordset(accounts_in) AS a(account_id bigint, standing json, last_event bigint,
+        FROM json_to_recordset(accounts_in) AS a(account_id bigint, standing int, last_event bigint,
                                                  last_transfer bigint, next_due_on date)
         WHERE account.account_id = a.account_id AND caller IN ('*', programme)
         RETURNING account.account_id
@@ -559,86 +563,83 @@ BEGIN
     END IF;
 
     IF decisions_in IS NOT NULL THEN
-        UPDATE event SET decision = d.decision
+        UPDATE event SET decision = documents[d.decision]::json
         FROM json_to_recordset(decisions_in)
-            AS d(account_id bigint, event_no bigint, decision json)
+            AS d(account_id bigint, event_no bigint, decision int)
         WHERE event.account_id = d.account_id AND event.event_no = d.event_no;
     END IF;
 
-    INSERT INTO receipt_key
-    SELECT decode(key_hash, 'hex'), decode(content_hash, 'hex'), within_scope(account_id, looked_at),
-           event_no
-    FROM json_to_recordset(receipt_keys_in)
-        AS k(key_hash text, content_hash text, account_id bigint, event_no bigint);
-
-    INSERT INTO event (account_id, event_no, kind, at, rank, key, sale_key, content, decision,
-                       answer, actor, reason, approved_by, recorded_at)
-    SELECT within_scope(account_id, looked_at), event_no, kind, at, rank, key, sale_key, content,
-           decision, answer, actor, reason, approved_by, recorded_at
-    FROM json_to_recordset(events_in)
-        AS e(account_id bigint, event_no bigint, kind text, at timestamptz, rank smallint,
-             key text, sale_key text, content json, decision json, answer json, actor text,
-             reason text, approved_by text, recorded_at timestamptz);
-
-    IF transfers_in IS NOT NULL THEN
-        WITH p AS MATERIALIZED (
-            SELECT * FROM json_to_recordset(postings_in)
-                AS p(account_id bigint, transfer_no bigint, posting_no smallint, unit text, book text,
-                     amount bigint, valid_until date, earned_on date, valid_from date)
-        ), transfers AS (
-            INSERT INTO transfer (account_id, transfer_no, event_no, kind, clause, unit, entity,
-                                  value_on, corrects, postings, posted_at)
-            SELECT within_scope(account_id, looked_at), transfer_no, event_no, kind, clause, unit,
-                   entity, value_on, corrects, postings, posted_at
-            FROM json_to_recordset(transfers_in)
-                AS t(account_id bigint, transfer_no bigint, event_no bigint, kind text,
-                     clause text, unit text, entity text, value_on date, corrects boolean,
-                     postings smallint, posted_at timestamptz)
-        ), postings AS (
-            INSERT INTO posting (account_id, transfer_no, posting_no, book, amount, valid_until,
-                                 earned_on, valid_from)
-            SELECT account_id, transfer_no, posting_no, book, amount, valid_until, earned_on,
-                   valid_from
-            FROM p
-        ), by_lot AS MATERIALIZED (
-            SELECT account_id, unit, valid_until, earned_on, valid_from, sum(amount) AS amount
-            FROM p WHERE book = 'member'
-            GROUP BY account_id, unit, valid_until, earned_on, valid_from
-        ), moved AS (
-            UPDATE lot SET remaining = remaining + l.amount FROM by_lot l
-            WHERE lot.account_id = l.account_id AND lot.unit = l.unit
-              AND lot.valid_until = l.valid_until AND lot.earned_on = l.earned_on
-              AND lot.valid_from = l.valid_from
-        ), begun AS (
-            INSERT INTO lot (account_id, unit, valid_until, earned_on, valid_from, remaining)
-            SELECT account_id, unit, valid_until, earned_on, valid_from, amount
-            FROM by_lot l WHERE NOT EXISTS (
-                SELECT FROM lot WHERE lot.account_id = l.account_id AND lot.unit = l.unit
-                   AND lot.valid_until = l.valid_until AND lot.earned_on = l.earned_on
-                   AND lot.valid_from = l.valid_from)
-        ), by_unit AS MATERIALIZED (
-            SELECT account_id, unit, sum(amount) AS amount,
-                   -coalesce(sum(amount) FILTER (WHERE book = 'debt'), 0) AS debt
-            FROM p WHERE book IN ('member', 'debt')
-            GROUP BY account_id, unit
-        ), weighed AS (
-            UPDATE balance SET balance = balance.balance + u.amount, debt = balance.debt + u.debt
-            FROM by_unit u WHERE balance.account_id = u.account_id AND balance.unit = u.unit
-        )
-        INSERT INTO balance (account_id, unit, balance, debt)
-        SELECT account_id, unit, amount, debt
-        FROM by_unit u WHERE NOT EXISTS (
-            SELECT FROM balance b WHERE b.account_id = u.account_id AND b.unit = u.unit);
-    END IF;
+    -- One statement, because each costs as much to be made ready as some receipts cost to be booked.
+    WITH keys AS (
+        INSERT INTO receipt_key
+        SELECT decode(key_hash, 'hex'), decode(content_hash, 'hex'),
+               within_scope(account_id, looked_at), event_no
+        FROM json_to_recordset(receipt_keys_in)
+            AS k(key_hash text, content_hash text, account_id bigint, event_no bigint)
+    ), events AS (
+        INSERT INTO event (account_id, event_no, kind, at, rank, key, sale_key, content, decision,
+                           answer, actor, reason, approved_by, recorded_at)
+        SELECT within_scope(account_id, looked_at), event_no, kind, at, rank, key, sale_key,
+               documents[content]::json, documents[decision]::json, documents[answer]::json, actor,
+               reason, approved_by, now_in
+        FROM json_to_recordset(events_in)
+            AS e(account_id bigint, event_no bigint, kind text, at timestamptz, rank smallint,
+                 key text, sale_key text, content int, decision int, answer int, actor text,
+                 reason text, approved_by text)
+    ), p AS MATERIALIZED (
+        SELECT * FROM json_to_recordset(postings_in)
+            AS p(account_id bigint, transfer_no bigint, posting_no smallint, unit text, book text,
+                 amount bigint, valid_until date, earned_on date, valid_from date)
+    ), transfers AS (
+        INSERT INTO transfer (account_id, transfer_no, event_no, kind, clause, unit, entity,
+                              value_on, corrects, postings, posted_at)
+        SELECT within_scope(account_id, looked_at), transfer_no, event_no, kind, clause, unit,
+               entity, value_on, corrects, postings, now_in
+        FROM json_to_recordset(transfers_in)
+            AS t(account_id bigint, transfer_no bigint, event_no bigint, kind text,
+                 clause text, unit text, entity text, value_on date, corrects boolean,
+                 postings smallint)
+    ), postings AS (
+        INSERT INTO posting (account_id, transfer_no, posting_no, book, amount, valid_until,
+                             earned_on, valid_from)
+        SELECT account_id, transfer_no, posting_no, book, amount, valid_until, earned_on,
+               valid_from
+        FROM p
+    ), by_lot AS MATERIALIZED (
+        SELECT account_id, unit, valid_until, earned_on, valid_from, sum(amount) AS amount
+        FROM p WHERE book = 'member'
+        GROUP BY account_id, unit, valid_until, earned_on, valid_from
+    ), moved AS (
+        UPDATE lot SET remaining = remaining + l.amount FROM by_lot l
+        WHERE lot.account_id = l.account_id AND lot.unit = l.unit
+          AND lot.valid_until = l.valid_until AND lot.earned_on = l.earned_on
+          AND lot.valid_from = l.valid_from
+    ), begun AS (
+        INSERT INTO lot (account_id, unit, valid_until, earned_on, valid_from, remaining)
+        SELECT account_id, unit, valid_until, earned_on, valid_from, amount
+        FROM by_lot l WHERE NOT EXISTS (
+            SELECT FROM lot WHERE lot.account_id = l.account_id AND lot.unit = l.unit
+               AND lot.valid_until = l.valid_until AND lot.earned_on = l.earned_on
+               AND lot.valid_from = l.valid_from)
+    ), by_unit AS MATERIALIZED (
+        SELECT account_id, unit, sum(amount) AS amount,
+               -coalesce(sum(amount) FILTER (WHERE book = 'debt'), 0) AS debt
+        FROM p WHERE book IN ('member', 'debt')
+        GROUP BY account_id, unit
+    )
+    MERGE INTO balance b USING by_unit u ON b.account_id = u.account_id AND b.unit = u.unit
+    WHEN MATCHED THEN UPDATE SET balance = b.balance + u.amount, debt = b.debt + u.debt
+    WHEN NOT MATCHED THEN INSERT (account_id, unit, balance, debt)
+        VALUES (u.account_id, u.unit, u.amount, u.debt);
 
     IF strays_in IS NOT NULL THEN
         INSERT INTO stray (key_hash, programme, key, sale_hash, card_number, nothing, content,
                            answer, recorded_at)
         SELECT decode(key_hash, 'hex'), programme, key, decode(sale_hash, 'hex'), card_number,
-               nothing, content, answer, recorded_at
+               nothing, documents[content]::json, documents[answer]::json, now_in
         FROM json_to_recordset(strays_in)
             AS s(key_hash text, programme text, key text, sale_hash text, card_number text,
-                 nothing text, content json, answer json, recorded_at timestamptz);
+                 nothing text, content int, answer int);
     END IF;
 
     IF tier_changes_in IS NOT NULL THEN
@@ -659,8 +660,8 @@ BEGIN
     END IF;
 
     IF snapshots_in IS NOT NULL THEN
-        INSERT INTO snapshot SELECT * FROM json_to_recordset(snapshots_in)
-            AS s(account_id bigint, month_on date, standing json);
+        INSERT INTO snapshot SELECT account_id, month_on, documents[standing]::json
+        FROM json_to_recordset(snapshots_in) AS s(account_id bigint, month_on date, standing int);
     END IF;
 
     IF captures_in IS NOT NULL THEN
@@ -670,9 +671,9 @@ BEGIN
 
     IF refused_in IS NOT NULL THEN
         INSERT INTO refused
-        SELECT decode(key_hash, 'hex'), decode(content_hash, 'hex'), code, fields, recorded_at
+        SELECT decode(key_hash, 'hex'), decode(content_hash, 'hex'), code, fields, now_in
         FROM json_to_recordset(refused_in)
-            AS r(key_hash text, content_hash text, code text, fields json, recorded_at timestamptz)
+            AS r(key_hash text, content_hash text, code text, fields json)
         ON CONFLICT DO NOTHING;
     END IF;
 

@@ -13,8 +13,11 @@ BEGIN
     FOREACH guarded IN ARRAY ARRAY['event', 'transfer', 'posting', 'lot', 'balance', 'card_order',
                                    'tier_change', 'review', 'snapshot', 'capture',
                                    'account_seal'] LOOP
+        -- Only `book` and `seal_books` write here, as speaking for all: what they write is not
+        -- looked at once more, and whoever speaks for one programme writes nothing past them.
         EXECUTE format('CREATE POLICY scope ON %1$I USING (%2$s = ''*'' OR EXISTS ('
-                       'SELECT FROM account a WHERE a.account_id = %1$I.account_id))',
+                       'SELECT FROM account a WHERE a.account_id = %1$I.account_id))'
+                       ' WITH CHECK (%2$s = ''*'')',
                        guarded, scope);
     END LOOP;
     FOREACH guarded IN ARRAY ARRAY['card_link', 'card_change'] LOOP
