@@ -76,14 +76,6 @@ def test_one_account_is_never_in_two_lanes_and_others_are(tills: ConnectionPool)
     assert sum(map(len, work.batches)) == len(asked)
 
 
-def test_two_lanes_share_what_waits(tills: ConnectionPool) -> None:
-    work = Work()
-    asked = [chr(ord("A") + number) for number in range(TOGETHER)]
-    asyncio.run(all_of(opened(tills, work, lanes=2), asked))
-    assert [len(batch) for batch in work.batches] == [TOGETHER // 2, TOGETHER // 2]
-    assert work.most_at_once == TOGETHER
-
-
 def test_no_more_go_together_than_a_transaction_should_lock(tills: ConnectionPool) -> None:
     work = Work()
     asked = [chr(ord("A") + number) for number in range(3 * TOGETHER)]

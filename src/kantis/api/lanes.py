@@ -193,8 +193,8 @@ class Lanes(Generic[Asked, Said]):
         """Take as many as go together, but whoever has given up: what has not begun is not done."""
         batch: list[Waiting[Asked, Said]] = []
         apart: list[Waiting[Asked, Said]] = []
-        most, burden = self._share(), 0
-        while self._waiting and len(batch) < most and burden < BURDEN_TOGETHER:
+        burden = 0
+        while self._waiting and len(batch) < TOGETHER and burden < BURDEN_TOGETHER:
             one = self._waiting.popleft()
             if one.answer.done():
                 continue
@@ -207,11 +207,6 @@ class Lanes(Generic[Asked, Said]):
         self._under_way.update([one.apart for one in batch])
         self._is_full = False
         return batch
-
-    def _share(self) -> int:
-        """Give how many a lane takes: its share, so that the next has as much to do meanwhile."""
-        asking = len(self._waiting) + self._under_way.total()
-        return min(TOGETHER, max(MANY, -(-asking // self._lanes)))
 
     def _deliver(
         self, batch: list[Waiting[Asked, Said]], answers: Sequence[Said | Exception]
