@@ -1,5 +1,6 @@
 """Bulk work: processes that share it, each with a connection of its own."""
 
+import atexit
 import gc
 import os
 import signal
@@ -115,6 +116,7 @@ def forget_start() -> None:
     """
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # DuckDB complains of what is left when Python ends
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
 
 

@@ -127,9 +127,9 @@ def few_round_trips(connection: psycopg.Connection) -> Iterator[None]:
         return
     try:
         with connection.pipeline():
-            connection.execute("BEGIN")
+            connection.execute("BEGIN", prepare=False)
             yield
-            connection.execute("COMMIT")
+            connection.execute("COMMIT", prepare=False)
     finally:
         # What failed has kept the COMMIT from being sent, or from being carried out.
         if (
