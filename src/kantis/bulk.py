@@ -5,11 +5,11 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from datetime import date, datetime
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
@@ -26,9 +26,8 @@ HANDS = min(4, (os.cpu_count() or 1) + 1)
 YOUNG_OBJECTS = 20_000
 """How many objects more there are before the garbage collector looks at the new ones."""
 
-_stack = ExitStack()
-_connections: list[psycopg.Connection] = []
-"""Of this process, if it is a hand."""
+_own = ExitStack()
+"""What this process keeps open until it ends, if it is a hand."""
 
 
 class Hand:
@@ -39,28 +38,46 @@ class Hand:
     """
 
     def __init__(self, url: str) -> None:
-        """Start it; its connection sees every programme."""
-        self.executor = ProcessPoolExecutor(
-            1, mp_context=get_context("spawn"), initializer=_begin, initargs=(url,)
-        )
+        """Start it; it works on the database at `url`, and sees every programme."""
+        self.url = url
+        self.executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin)
 
     def do(self, work: Callable[[psycopg.Connection], T]) -> Future[T]:
         """Give it something to do with its connection: a function of a module, or a part of one.
 
-        The future raises what `work` does, and `BrokenProcessPool` if the process was killed.
+        The future raises what `work` does, `psycopg.OperationalError` if there is no connection,
+        and `BrokenProcessPool` if the process was killed.
         """
-        return self.executor.submit(_do, work)
+        return self.executor.submit(_do, self.url, work)
 
 
 @contextmanager
 def hands(url: str, count: int = HANDS) -> Iterator[list[Hand]]:
-    """Start processes that work on the database at `url`; at the end they finish what they have."""
+    """Start processes that work on the database at `url`; each ends what it has begun, no more."""
     started = [Hand(url) for _ in range(count)]
     try:
         yield started
     finally:
         for hand in started:
-            hand.executor.shutdown(cancel_futures=True)
+            hand.executor.shutdown(wait=False, cancel_futures=True)
+        for hand in started:
+            hand.executor.shutdown()
+
+
+def share(some: Sequence[Hand], work: Callable[[psycopg.Connection], int]) -> int:
+    """Let each do the same again and again until it gives 0; give the sum.
+
+    One step after the other, so that we can be stopped in between.
+    """
+    total = 0
+    under_way = {hand.do(work): hand for hand in some}
+    while under_way:
+        for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+            hand = under_way.pop(future)
+            if done := future.result():
+                total += done
+                under_way[hand.do(work)] = hand
+    return total
 
 
 def follow_calendar(
@@ -98,14 +115,15 @@ def follow_calendar_together(
 
     :raises TimeImpossible: the day has not come yet
     """
-    follow = partial(follow_calendar, programme=programme, through=through, now=now, limit=limit)
+    tick = partial(upkeep.tick, programme=programme, through=through, now=now, limit=limit)
     with connect(url) as connection:
-        visited = upkeep.tick(
-            connection, programme=programme, through=through, now=now, limit=limit
-        )
-        with hands(url, count - 1 if visited == limit else 0) as others:
-            theirs = [hand.do(follow) for hand in others]
-            return visited + follow(connection) + sum(one.result() for one in theirs)
+        visited = tick(connection)
+        if visited < limit:  # no process is worth its start
+            return visited + follow_calendar(
+                connection, programme=programme, through=through, now=now, limit=limit
+            )
+    with hands(url, count) as some:
+        return visited + share(some, tick)
 
 
 def forget_start() -> None:
@@ -120,11 +138,10 @@ def forget_start() -> None:
     gc.set_threshold(YOUNG_OBJECTS, 20, 20)
 
 
-def _begin(url: str) -> None:
+def _begin() -> None:
     """Begin to be a hand."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C asks us all: its process says so
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _connections.append(_stack.enter_context(connect(url)))
     forget_start()
 
 
@@ -136,6 +153,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _do(work: Callable[[psycopg.Connection], T]) -> T:
-    (connection,) = _connections
-    return work(connection)
+@cache
+def _connected(url: str) -> psycopg.Connection:
+    return _own.enter_context(connect(url))
+
+
+def _do(url: str, work: Callable[[psycopg.Connection], T]) -> T:
+    return work(_connected(url))

@@ -10,7 +10,7 @@ from itertools import groupby
 import psycopg
 from msgspec import Struct
 
-from kantis.bulk import follow_calendar, hands
+from kantis.bulk import hands, share
 from kantis.core.admission import Applicant, Warrant
 from kantis.core.periods import day_start, month_of, month_start
 from kantis.core.refusals import Refusal
@@ -19,7 +19,7 @@ from kantis.db.connect import connect
 from kantis.db.programmes import Store
 from kantis.folder import Folder
 from kantis.history.receipts import CHAIN, History, Purchase, Reading, card_of, store_name
-from kantis.operations import members, publishing, sales
+from kantis.operations import members, publishing, sales, upkeep
 
 BATCH = 256
 """Receipts in one transaction: more than at the tills, since nobody waits for an answer."""
@@ -122,9 +122,7 @@ def load_year(
             for future in under_way:
                 _finish(future, loaded, progress)
             through = min(month_start(month + 1), last_day)
-            follow = partial(follow_calendar, programme=folder.name, through=through, now=now)
-            for followed in [lane.do(follow) for lane in lanes]:
-                followed.result()
+            share(lanes, partial(upkeep.tick, programme=folder.name, through=through, now=now))
     return loaded
 
 

@@ -45,14 +45,14 @@ def tills(shop_url: str) -> Iterator[ConnectionPool]:
         yield pool
 
 
-def opened(tills: ConnectionPool, work: Work, *, lanes: int, burden: int = 1) -> Lanes[str, str]:
+def opened(tills: ConnectionPool, work: Work, *, lanes: int, heavy: str = "") -> Lanes[str, str]:
     return Lanes(
         work,
         pool=tills,
         programme="alltid",
         lanes=lanes,
         apart=lambda one: one[0],
-        burden=lambda _: burden,
+        burden=lambda one: BURDEN_TOGETHER if one in heavy else 1,
         threads=ThreadPoolExecutor(2),
     )
 
@@ -102,8 +102,9 @@ def test_a_few_wait_for_the_lane_that_is_busy_but_not_for_long(tills: Connection
 
 def test_long_ones_go_alone(tills: ConnectionPool) -> None:
     work = Work()
-    asyncio.run(all_of(opened(tills, work, lanes=1, burden=BURDEN_TOGETHER), "abcd"))
-    assert work.batches == [["a"], ["b"], ["c"], ["d"]]
+    answers = asyncio.run(all_of(opened(tills, work, lanes=1, heavy="bc"), "abcde"))
+    assert answers == list("abcde")
+    assert work.batches == [["a"], ["b"], ["c"], ["d", "e"]]
 
 
 def test_whoever_has_given_up_is_passed_over(tills: ConnectionPool) -> None:

@@ -1,17 +1,23 @@
 """Many at once: processes that share the calendar, households enrolled together."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from multiprocessing import active_children
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from kantis.bulk import follow_calendar, follow_calendar_together, hands
 from kantis.core.admission import Applicant
-from kantis.core.refusals import CardNumberTaken, KeyReused
+from kantis.core.refusals import CardNumberTaken, KeyReused, TimeImpossible
+from kantis.db.connect import passes_by_guards
 from kantis.operations import members
 
 if TYPE_CHECKING:
@@ -76,6 +82,64 @@ def test_a_process_that_is_killed_leaves_the_rest_to_others(lonely: "Desk") -> N
     assert lonely.wrong(*some) == []
 
 
+def test_what_a_process_refuses_is_said_by_the_one_that_asked(lonely: "Desk") -> None:
+    due = due_at(lonely.at("2024-03-04 00:00")) | {"through": date(2099, 1, 1)}
+    with pytest.raises(TimeImpossible) as alone:
+        follow_calendar(lonely.connection, **due)
+    with hands(lonely.url, 1) as (hand,), pytest.raises(TimeImpossible) as asked:
+        hand.do(partial(follow_calendar, **due)).result()
+    assert str(asked.value) == str(alone.value)
+    with (
+        hands("postgresql:///nowhere?host=/nowhere", 1) as (hand,),
+        pytest.raises(psycopg.OperationalError, match="nowhere"),
+    ):
+        hand.do(passes_by_guards).result()
+
+
+WITH_HANDS = """
+import sys
+from kantis.bulk import hands
+from kantis.db.connect import passes_by_guards
+with hands(sys.argv[1], 2) as some:
+    for hand in some:
+        hand.do(passes_by_guards).result()
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_processes_end_with_the_one_that_started_them(lonely: "Desk", how: str) -> None:
+    starter = subprocess.Popen(
+        [sys.executable, "-c", WITH_HANDS, lonely.url],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert until_sessions(lonely, 2)
+    if how == "killed":
+        starter.kill()
+    else:
+        os.killpg(starter.pid, signal.SIGINT)
+    assert until_sessions(lonely, 0)
+    _, said = starter.communicate(timeout=10)
+    # One of the starter's own, who does not expect Ctrl-C; none of its processes'.
+    assert said.count("Traceback") == (how == "interrupted")
+
+
+def until_sessions(desk: "Desk", number: int) -> bool:
+    """Wait until so many others are connected."""
+    for _ in range(200):
+        row = desk.connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        ).fetchone()
+        if row == (number,):
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def count_expired(desk: "Desk") -> int:
     rows = desk.connection.execute("SELECT FROM transfer WHERE kind = 'expired'").fetchall()
     return len(rows)
@@ -132,4 +196,12 @@ def test_one_that_is_refused_keeps_all_from_being_enrolled(desk: "Desk", why: st
     with pytest.raises(type(refusal)) as said:
         enrol(desk, requested(one), bad, requested(desk.new_number()))
     assert str(said.value) == str(refusal)
+    assert desk.rows() == rows
+
+
+def test_one_key_is_for_one_application(desk: "Desk") -> None:
+    rows = desk.rows()
+    one, two = desk.new_number(), desk.new_number()
+    with pytest.raises(ValueError, match="twice"):
+        enrol(desk, requested(one, "same"), requested(two, "same"))
     assert desk.rows() == rows

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kantis.core.admission import Applicant
 from kantis.core.events import Held
+from kantis.core.receipt import key_of
 from kantis.core.refusals import HoldUnknown, NotEnough, Refusal, ReturnedMoreThanBought
-from kantis.db import accounts
+from kantis.db import accounts, strays
 from kantis.operations import cards, members, sales, spending, upkeep
 
 if TYPE_CHECKING:
@@ -262,3 +263,15 @@ def await_blocked(desk: "Desk", other: "Desk") -> None:
     while not desk.connection.execute("SELECT pg_blocking_pids(%s)", [pid]).fetchall()[0][0]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_a_receipt_that_is_sent_again_does_not_wait_for_who_has_met_its_key(desk: "Desk") -> None:
+    """Staff who take in what waits meet its key first and then lock its account."""
+    receipt = desk.receipt(desk.join().card, "2024-03-04 10:00", 10000)
+    desk.record(receipt)
+    with desk.another() as staff, desk.another() as till, staff.connection.transaction():
+        strays.meet(staff.connection, [key_of("alltid", receipt)])
+        till.connection.execute("SET lock_timeout = '2s'")
+        (again,) = till.record(receipt)
+    assert isinstance(again, sales.Recorded)
+    assert again.replayed

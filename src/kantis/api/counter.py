@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import psycopg
@@ -26,7 +26,7 @@ from kantis.core.admission import Warrant
 from kantis.core.receipt import Receipt
 from kantis.core.refusals import Refusal
 from kantis.operations.limits import Limits
-from kantis.operations.sales import Recorded, Result, Sent, Told, quote_all, record_sent
+from kantis.operations.sales import Outcome, Recorded, Result, Sent, quote_all, record_sent
 
 BOOKING_LANES = 2
 """While one waits for the database, the other decides. More would only wait for each other."""
@@ -52,7 +52,17 @@ class Known(Struct, frozen=True):
     warrant: Warrant
 
 
-Work = Callable[..., list[Told | None]]
+TillLanes = Lanes[Sent, Outcome | None]
+
+
+class Work(Protocol):
+    """What a lane does with what tills have sent."""
+
+    def __call__(
+        self, connection: psycopg.Connection, sent: Sequence[Sent], *, programme: str
+    ) -> list[Outcome | None]:
+        """Give what comes of each."""
+
 
 T = TypeVar("T")
 
@@ -67,8 +77,8 @@ class Counter:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="counter")
         self._known: dict[bytes, Known] = {}
         self._account_of: dict[str, int] = {}
-        self._booking: dict[str, Lanes[Sent, Told | None]] = {}
-        self._quoting: dict[str, Lanes[Sent, Told | None]] = {}
+        self._booking: dict[str, TillLanes] = {}
+        self._quoting: dict[str, TillLanes] = {}
 
     async def book_receipt(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Book a receipt, as `tills.book_receipt` does."""
@@ -79,7 +89,8 @@ class Counter:
         await _answer(scope, send, self._quote(scope, receive))
 
     async def _book(self, scope: Scope, receive: Receive) -> Recorded:
-        till, receipt, said = await self._told(scope, receive, self._booking_lanes)
+        known = await self._known_till(scope)
+        till, receipt, said = await self._decided(known, scope, receive, self._booking_lanes)
         assert said is not None, "receipts are always taken"
         if isinstance(said, Recorded) and said.account_id is not None:
             self._remember(receipt.card, said.account_id)
@@ -91,7 +102,11 @@ class Counter:
         return told
 
     async def _quote(self, scope: Scope, receive: Receive) -> Recorded:
-        till, _, said = await self._told(scope, receive, self._quoting_lanes)
+        known = await self._known_till(scope)
+        if known.till.untold_until is not None:
+            # Nothing is looked at, so that no time tells a card from none.
+            raise too_many(known.till.untold_until)
+        till, _, said = await self._decided(known, scope, receive, self._quoting_lanes)
         if till.untold_until is not None or said is None:
             raise too_many(till.untold_until or now())
         if is_missed(said):
@@ -100,29 +115,29 @@ class Counter:
             raise said
         return said
 
-    async def _told(
+    async def _decided(
         self,
+        known: Known,
         scope: Scope,
         receive: Receive,
-        lanes_of: Callable[[str], Lanes[Sent, Told | None]],
+        lanes_of: Callable[[str], TillLanes],
     ) -> tuple[Till, Receipt, Result | None]:
         """Let a lane decide on the receipt in a request; its token is looked up along with it."""
-        known = await self._known_till(scope)
         receipt = decode(_receipt, await _body(receive))
         check_own(known.till, receipt)
         lanes = lanes_of(known.till.programme)
-        while (told := await lanes.ask(Sent(receipt, known.warrant, known.token_hash))) is None:
+        while (outcome := await lanes.ask(Sent(receipt, known.warrant, known.token_hash))) is None:
             # The token is good no more: it is refused, and counted, as a wrong one.
             self._known.pop(known.token_hash, None)
             known = await self._known_till(scope)
-        if told.untold_until == known.till.untold_until:
-            return known.till, receipt, told.said
+        if outcome.untold_until is not None:
+            self._known.pop(known.token_hash, None)
         # One of its own for each request: it is told when something is counted.
-        till = msgspec.structs.replace(known.till, untold_until=told.untold_until)
-        return till, receipt, told.said
+        till = msgspec.structs.replace(known.till, untold_until=outcome.untold_until)
+        return till, receipt, outcome.said
 
     async def _known_till(self, scope: Scope) -> Known:
-        """Give who asks: looked up the first time, and again with each batch.
+        """Give who asks: looked up the first time, again with each batch, and while it is untold.
 
         :raises Fault: as `kantis.api.access.let_in`
         """
@@ -136,8 +151,10 @@ class Counter:
         if (known := self._known.get(token_hash)) is None:
             host = (scope.get("client") or ("",))[0]
             found = await self._in_thread(find_token, self._pool, token, host, self._limits)
-            till = Till(found, self._pool, self._limits, None)
-            known = self._known[token_hash] = Known(token_hash, till, till.warrant())
+            till = Till(found, self._pool, self._limits, found.untold_until)
+            known = Known(token_hash, till, till.warrant())
+            if found.untold_until is None:
+                self._known[token_hash] = known
         return known
 
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
@@ -147,18 +164,18 @@ class Counter:
 
     # --- lanes -----------------------------------------------------------------------------
 
-    def _booking_lanes(self, programme: str) -> Lanes[Sent, Told | None]:
+    def _booking_lanes(self, programme: str) -> TillLanes:
         if (lanes := self._booking.get(programme)) is None:
             lanes = self._booking[programme] = self._open(programme, _record, BOOKING_LANES)
         return lanes
 
-    def _quoting_lanes(self, programme: str) -> Lanes[Sent, Told | None]:
+    def _quoting_lanes(self, programme: str) -> TillLanes:
         if (lanes := self._quoting.get(programme)) is None:
             lanes = self._quoting[programme] = self._open(programme, _quote, 1)
         return lanes
 
-    def _open(self, programme: str, work: Work, lanes: int) -> Lanes[Sent, Told | None]:
-        return Lanes(
+    def _open(self, programme: str, work: Work, lanes: int) -> TillLanes:
+        return TillLanes(
             partial(work, programme=programme),
             pool=self._pool,
             programme=programme,
@@ -183,13 +200,13 @@ class Counter:
 
 def _record(
     connection: psycopg.Connection, sent: Sequence[Sent], *, programme: str
-) -> list[Told | None]:
+) -> list[Outcome | None]:
     return record_sent(connection, programme=programme, sent=sent, now=now())
 
 
 def _quote(
     connection: psycopg.Connection, sent: Sequence[Sent], *, programme: str
-) -> list[Told | None]:
+) -> list[Outcome | None]:
     return quote_all(connection, programme=programme, sent=sent, now=now())
 
 

@@ -194,15 +194,18 @@ class Lanes(Generic[Asked, Said]):
         batch: list[Waiting[Asked, Said]] = []
         apart: list[Waiting[Asked, Said]] = []
         burden = 0
-        while self._waiting and len(batch) < TOGETHER and burden < BURDEN_TOGETHER:
+        while self._waiting and len(batch) < TOGETHER:
             one = self._waiting.popleft()
             if one.answer.done():
                 continue
             if one.apart in self._under_way:
                 apart.append(one)
-            else:
-                batch.append(one)
-                burden += self._burden(one.asked)
+                continue
+            burden += self._burden(one.asked)
+            if batch and burden > BURDEN_TOGETHER:
+                self._waiting.appendleft(one)
+                break
+            batch.append(one)
         self._waiting.extendleft(reversed(apart))
         self._under_way.update([one.apart for one in batch])
         self._is_full = False

@@ -1,6 +1,7 @@
 """Kantis from a terminal. `docs/commands.md` has the reference."""
 
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import duckdb
 import psycopg
@@ -45,6 +46,12 @@ def main() -> None:
         app()
     except SAID as said:
         errors.print(str(said), style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+    except BrokenProcessPool:
+        errors.print(
+            "A process that shared the work has ended. What is booked is booked; run it again.",
+            style="red",
+        )
         sys.exit(1)
     except psycopg.OperationalError as error:
         errors.print(

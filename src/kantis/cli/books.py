@@ -10,12 +10,22 @@ import psycopg
 import typer
 
 from kantis import bulk, terminal
-from kantis.cli.common import JsonFlag, ProgrammeName, app, console, database, now, progress
+from kantis.cli.common import (
+    JsonFlag,
+    ProgrammeName,
+    app,
+    console,
+    database,
+    migrated,
+    now,
+    progress,
+)
 from kantis.cli.history import print_json
 from kantis.core.admission import Warrant
 from kantis.core.periods import Period
 from kantis.core.programme import Programme
 from kantis.db import programmes, reports
+from kantis.db.connect import check_server, connect
 from kantis.operations import audit as auditing
 from kantis.operations import explaining, upkeep
 from kantis.settings import read_settings
@@ -128,14 +138,16 @@ def tick(
     programme: Annotated[str, typer.Option(help="One programme; all if left out.")] = "",
 ) -> None:
     """Follow the calendar to a day: reviews, conversions, expiry, holds that run out."""
-    url = read_settings().database()
+    url = migrated(read_settings())
     bulk.forget_start()
-    with database() as connection:
-        for name in [Path(programme).name] if programme else programmes.names(connection):
-            visited = bulk.follow_calendar_together(
-                url, programme=name, through=until.date(), now=now()
-            )
-            console.print(f"{name}: {visited:,} accounts had something due by {until.date()}")
+    with connect(url) as connection:
+        check_server(connection)
+        names = [Path(programme).name] if programme else programmes.names(connection)
+    for name in names:
+        visited = bulk.follow_calendar_together(
+            url, programme=name, through=until.date(), now=now()
+        )
+        console.print(f"{name}: {visited:,} accounts had something due by {until.date()}")
 
 
 @app.command("suspend")

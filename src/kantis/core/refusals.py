@@ -4,7 +4,8 @@ A refusal is raised, rolls the transaction back, and so books nothing. One table
 `kantis.api.problems` maps codes to HTTP statuses.
 """
 
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 
 class Refusal(Exception):
@@ -19,6 +20,10 @@ class Refusal(Exception):
         """Keep the fields that the message and the translations are made of."""
         super().__init__(self.code, fields)
         self.fields = fields
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be made anew from the fields, in another process."""
+        return partial(type(self), **self.fields), ()
 
     def __str__(self) -> str:
         """Say what was refused, with its fields, for a log or a terminal."""

@@ -129,7 +129,9 @@ def few_round_trips(connection: psycopg.Connection) -> Iterator[None]:
         with connection.pipeline():
             connection.execute("BEGIN", prepare=False)
             yield
-            connection.execute("COMMIT", prepare=False)
+            done = connection.execute("COMMIT", prepare=False)
+        # PostgreSQL answers so, without an error, where a statement has failed and gone unnoticed.
+        assert done.statusmessage != "ROLLBACK", "what failed was not told"
     finally:
         # What failed has kept the COMMIT from being sent, or from being carried out.
         if (

@@ -104,8 +104,11 @@ def enrol_all(
     :raises MayNotJoin:
     :raises CardKindUnknown:
     :raises CardNumberTaken:
+    :raises ValueError: two have the same key
     """
     asked = {one.request_key: one.asked for one in requested}
+    if len(asked) < len(requested):
+        raise ValueError("a request's key is there twice")
     with connection.transaction():
         programmes.hold_still(connection, programme)
         terms = programmes.load(connection, programme)

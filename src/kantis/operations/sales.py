@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import msgspec
 import psycopg
@@ -73,10 +73,10 @@ class Recorded(Struct, frozen=True):
 Result = Recorded | Refusal
 
 
-class Told(Struct, frozen=True):
-    """What a sender is told, and until when it is told nothing of cards, having guessed too often.
+class Outcome(Struct, frozen=True):
+    """What is said of what was sent, and until when its sender, having guessed, is told nothing.
 
-    Nothing is said where such a sender's question was not even looked at.
+    Such a sender's question has no outcome of its own; its receipt has one, for later.
     """
 
     said: Result | None
@@ -87,7 +87,7 @@ NOBODY = Warrant("")
 """Whoever asks without booking anything."""
 
 Item = TypeVar("Item")
-Said = TypeVar("Said")
+Done = TypeVar("Done")
 
 Booked = tuple[Answer, Account | None]
 """What is answered to a new document, and the account that it was booked to, if any."""
@@ -103,13 +103,15 @@ def record_receipts(
 ) -> list[Result]:
     """Book receipts that all come from one sender, as `record_sent` does."""
     sent = [Sent(receipt, warrant) for receipt in receipts]
-    told = record_sent(connection, programme=programme, sent=sent, now=now)
-    return [one.said for one in told if one is not None and one.said is not None]
+    outcomes = record_sent(connection, programme=programme, sent=sent, now=now)
+    results = [one and one.said for one in outcomes]
+    assert None not in results, "an operator, who has no token, is always told"
+    return cast(list[Result], results)
 
 
 def record_sent(
     connection: psycopg.Connection, *, programme: str, sent: Sequence[Sent], now: datetime
-) -> list[Told | None]:
+) -> list[Outcome | None]:
     """Book receipts, each once for ever, in one transaction; results are in the same order.
 
     A refused receipt books nothing and does not keep the others from being booked. A
@@ -117,13 +119,13 @@ def record_sent(
     token is good no more is not booked and gives None.
     """
 
-    def book(some: Sequence[Sent]) -> list[Told | None]:
+    def book(some: Sequence[Sent]) -> list[Outcome | None]:
         with few_round_trips(connection):
             found = _look_up(connection, programme, some, now, locking=True)
             good = [one for one in some if found.lets_in(one.token_hash)]
             results = iter(_Sales(connection, found, now, good).record())
             return [
-                Told(next(results), found.untold_until(one.token_hash))
+                Outcome(next(results), found.untold_until(one.token_hash))
                 if found.lets_in(one.token_hash)
                 else None
                 for one in some
@@ -162,7 +164,7 @@ def quote(
 
 def quote_all(
     connection: psycopg.Connection, *, programme: str, sent: Sequence[Sent], now: datetime
-) -> list[Told | None]:
+) -> list[Outcome | None]:
     """Say what each of several receipts would earn, none of them knowing of the others.
 
     A sender whose token is good no more gives None; to one that has guessed too often nothing is
@@ -170,16 +172,16 @@ def quote_all(
     """
     found = _look_up(connection, programme, sent, now, locking=False)
 
-    def one(sent: Sent) -> Told | None:
+    def one(sent: Sent) -> Outcome | None:
         if not found.lets_in(sent.token_hash):
             return None
         if until := found.untold_until(sent.token_hash):
-            return Told(None, until)
+            return Outcome(None, until)
         try:
             answer = _quoted(connection, found, sent.receipt, now)
         except Refusal as refusal:
-            return Told(refusal)
-        return Told(Recorded(Raw(msgspec.json.encode(answer))))
+            return Outcome(refusal)
+        return Outcome(Recorded(Raw(msgspec.json.encode(answer))))
 
     return [one(each) for each in sent]
 
@@ -264,8 +266,8 @@ def claim_receipt(
 
 
 def _together_or_alone(
-    book: Callable[[Sequence[Item]], list[Said]], items: Sequence[Item]
-) -> list[Said]:
+    book: Callable[[Sequence[Item]], list[Done]], items: Sequence[Item]
+) -> list[Done]:
     """Book all at once; if another transaction came between, one by one."""
     try:
         return book(items)
@@ -273,7 +275,7 @@ def _together_or_alone(
         return [_persistently(book, item) for item in items]
 
 
-def _persistently(book: Callable[[Sequence[Item]], list[Said]], item: Item) -> Said:
+def _persistently(book: Callable[[Sequence[Item]], list[Done]], item: Item) -> Done:
     for _ in range(ATTEMPTS - 1):
         try:
             return book([item])[0]

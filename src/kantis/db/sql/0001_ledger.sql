@@ -745,7 +745,10 @@ BEGIN
             WHERE account_id = ANY (meant) ORDER BY account_id FOR NO KEY UPDATE
         ) a;
         -- A return that is recorded at the same moment as its sale waits for it here, or we for it.
-        PERFORM meet(hashes_in);
+        -- Not under a key that is used: its sale is known, and whoever takes in what waited under it
+        -- locks its account after it has met the key.
+        PERFORM meet(ARRAY(SELECT hash FROM unnest(hashes_in) AS hash
+                           WHERE NOT EXISTS (SELECT FROM receipt_key WHERE key_hash = hash)));
         look_up.awaited := ARRAY(SELECT DISTINCT sale_hash FROM stray
                                  WHERE sale_hash = ANY (hashes_in) AND nothing <> ALL (for_staff()));
     ELSE

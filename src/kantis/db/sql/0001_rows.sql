@@ -14,7 +14,8 @@ BEGIN
                                    'tier_change', 'review', 'snapshot', 'capture',
                                    'account_seal'] LOOP
         -- Only `book` and `seal_books` write here, as speaking for all: what they write is not
-        -- looked at once more, and whoever speaks for one programme writes nothing past them.
+        -- looked at once more, and whoever speaks for one programme writes nothing past them; nobody
+        -- may delete (0001_grants.sql).
         EXECUTE format('CREATE POLICY scope ON %1$I USING (%2$s = ''*'' OR EXISTS ('
                        'SELECT FROM account a WHERE a.account_id = %1$I.account_id))'
                        ' WITH CHECK (%2$s = ''*'')',
