@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import date, datetime
 from functools import cache, partial
 from multiprocessing import get_context, parent_process
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -39,8 +39,10 @@ class Hand:
 
     def __init__(self, url: str) -> None:
         """Start it; it works on the database at `url`, and sees every programme."""
-        self.url = url
-        self.executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin)
+        self._url = url
+        self._executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin)
+        with _deaf_to_ctrl_c():
+            self._given: list[Future[Any]] = [self._executor.submit(forget_start)]
 
     def do(self, work: Callable[[psycopg.Connection], T]) -> Future[T]:
         """Give it something to do with its connection: a function of a module, or a part of one.
@@ -48,7 +50,18 @@ class Hand:
         The future raises what `work` does, `psycopg.OperationalError` if there is no connection,
         and `BrokenProcessPool` if the process was killed.
         """
-        return self.executor.submit(_do, self.url, work)
+        future = self._executor.submit(_do, self._url, work)
+        self._given = [one for one in self._given if not one.done()] + [future]
+        return future
+
+    def give_up(self) -> None:
+        """Take back what it has not begun."""
+        for one in self._given:
+            one.cancel()
+
+    def end(self) -> None:
+        """Let it end what it has begun, and wait for it."""
+        self._executor.shutdown(cancel_futures=True)
 
 
 @contextmanager
@@ -59,9 +72,22 @@ def hands(url: str, count: int = HANDS) -> Iterator[list[Hand]]:
         yield started
     finally:
         for hand in started:
-            hand.executor.shutdown(wait=False, cancel_futures=True)
+            hand.give_up()
         for hand in started:
-            hand.executor.shutdown()
+            hand.end()
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: who has started them hears it and ends them.
+
+    It is inherited, so that it holds from the first moment on.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def share(some: Sequence[Hand], work: Callable[[psycopg.Connection], int]) -> int:
@@ -140,9 +166,7 @@ def forget_start() -> None:
 
 def _begin() -> None:
     """Begin to be a hand."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C asks us all: its process says so
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    forget_start()
 
 
 def _end_with_parent() -> None:

@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from datetime import date, datetime
 from functools import partial
 from multiprocessing import active_children
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -123,8 +124,34 @@ def test_processes_end_with_the_one_that_started_them(lonely: "Desk", how: str) 
         os.killpg(starter.pid, signal.SIGINT)
     assert until_sessions(lonely, 0)
     _, said = starter.communicate(timeout=10)
-    # One of the starter's own, who does not expect Ctrl-C; none of its processes'.
-    assert said.count("Traceback") == (how == "interrupted")
+    # One of the starter's own, who does not expect Ctrl-C; none of its processes', nor at the end.
+    assert said.count("Traceback") == (how == "interrupted"), said
+    assert "Exception ignored" not in said
+
+
+def test_processes_that_have_not_begun_yet_are_not_reached_by_ctrl_c(lonely: "Desk") -> None:
+    starter = subprocess.Popen(
+        [sys.executable, "-c", WITH_HANDS, lonely.url],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until_processes(starter.pid, 3)  # two, and multiprocessing's own that looks after them
+    time.sleep(0.2)  # they take a second to begin
+    os.killpg(starter.pid, signal.SIGINT)
+    _, said = starter.communicate(timeout=20)
+    assert said.count("Traceback") == 1, said
+    assert said.endswith("KeyboardInterrupt\n"), said
+
+
+def until_processes(pid: int, number: int) -> None:
+    """Wait until a process has started so many."""
+    for _ in range(1000):
+        if len(Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()) >= number:
+            return
+        time.sleep(0.01)
+    raise AssertionError("it has started none")
 
 
 def until_sessions(desk: "Desk", number: int) -> bool:

@@ -187,7 +187,10 @@ class History:
             # One thread reads the lines in the order of the file, and as fast as two: sorting
             # them within each receipt would cost more than all the rest.
             connection.execute("SET threads = 1")
-            connection.execute(f"{_RECEIPTS} ORDER BY {order}", parameters)
+            try:
+                connection.execute(f"{_RECEIPTS} ORDER BY {order}", parameters)
+            except RuntimeError as error:  # how DuckDB says that it was Ctrl-C
+                raise KeyboardInterrupt from error
             while rows := connection.fetchmany(2_000):
                 yield from map(_purchase, rows)
 
