@@ -14,7 +14,6 @@ from kantis.db.connect import (
     UnsafeServer,
     check_server,
     connect,
-    few_round_trips,
     open_pool,
     passes_by_guards,
 )
@@ -124,72 +123,3 @@ def test_a_pool_gives_up_a_connection_on_which_nobody_answers(database_url: str)
             assert connection.closed
         with pool.connection() as another:
             assert another.execute("SELECT 1").fetchone() == (1,)
-
-
-FAIL = "SELECT 1 / 0"
-"""What the server finds out only when it is carried out."""
-
-TAKEN = "SELECT pg_advisory_xact_lock(7)"
-"""A lock that somebody else has."""
-
-
-@pytest.fixture
-def asked(database_url: str) -> Iterator[ImpatientConnection]:
-    """Give a connection with a table that begins empty."""
-    with (
-        ImpatientConnection.connect(database_url, autocommit=True) as connection,
-        connect(database_url) as other,
-        other.transaction(),
-    ):
-        other.execute(TAKEN)
-        connection.execute("CREATE TEMPORARY TABLE kept (n integer PRIMARY KEY)")
-        yield connection
-
-
-def kept(connection: psycopg.Connection) -> list[int]:
-    return [int(n) for (n,) in connection.execute("SELECT n FROM kept ORDER BY n").fetchall()]
-
-
-def few(connection: ImpatientConnection, *statements: str) -> None:
-    with few_round_trips(connection):
-        for statement in statements:
-            connection.execute(statement)
-
-
-def test_few_round_trips_are_one_transaction(asked: ImpatientConnection) -> None:
-    with few_round_trips(asked):
-        asked.execute("INSERT INTO kept VALUES (1)")
-        assert kept(asked) == [1]
-        asked.execute("INSERT INTO kept VALUES (2)")
-    assert kept(asked) == [1, 2]
-    assert asked.execute("SELECT count(DISTINCT xmin::text) FROM kept").fetchone() == (1,)
-
-
-def test_nothing_is_kept_of_what_fails(asked: ImpatientConnection) -> None:
-    for last in ((), ("SELECT 1",), (FAIL,)):
-        with pytest.raises(psycopg.errors.DivisionByZero):
-            few(asked, "INSERT INTO kept VALUES (1)", FAIL, *last)
-    with pytest.raises(psycopg.errors.UniqueViolation):
-        few(asked, "INSERT INTO kept VALUES (1)", "INSERT INTO kept VALUES (1)")
-    with pytest.raises(psycopg.errors.LockNotAvailable):
-        few(asked, "INSERT INTO kept VALUES (1)", "SET LOCAL lock_timeout = 50", TAKEN)
-    assert kept(asked) == []
-
-
-def test_nothing_is_kept_when_our_own_code_fails(asked: ImpatientConnection) -> None:
-    def fail() -> None:
-        with few_round_trips(asked):
-            asked.execute("INSERT INTO kept VALUES (1)")
-            raise LookupError
-
-    with pytest.raises(LookupError):
-        fail()
-    assert kept(asked) == []
-
-
-def test_few_round_trips_within_a_transaction_are_part_of_it(asked: ImpatientConnection) -> None:
-    with asked.transaction():
-        with pytest.raises(psycopg.errors.DivisionByZero):
-            few(asked, "INSERT INTO kept VALUES (1)", FAIL)
-        few(asked, "INSERT INTO kept VALUES (2)")
-    assert kept(asked) == [2]

@@ -867,7 +867,7 @@ def test_nothing_is_spent_or_booked_twice(
 
 # --- the harness can fail -------------------------------------------------------------------
 
-LOCK = re.compile(r"\s*FOR (NO KEY )?UPDATE\b")
+LOCK = re.compile(r"\s*FOR NO KEY UPDATE(?=\",)")
 
 DEFENCES = """
 ALTER TABLE event DROP CONSTRAINT event_pkey CASCADE;

@@ -114,33 +114,6 @@ def speaking_for(connection: psycopg.Connection, programme: str) -> psycopg.Conn
     return connection
 
 
-@contextmanager
-def few_round_trips(connection: psycopg.Connection) -> Iterator[None]:
-    """Open a transaction that begins along with its first question and commits along with its last.
-
-    What is asked and not read is sent with what follows; its error, if any, comes with that, or
-    here at the end.
-    """
-    if connection.info.transaction_status is not TransactionStatus.IDLE:
-        with connection.transaction():  # within another: nothing of it is sent on its own
-            yield
-        return
-    try:
-        with connection.pipeline():
-            connection.execute("BEGIN", prepare=False)
-            yield
-            done = connection.execute("COMMIT", prepare=False)
-        # PostgreSQL answers so, without an error, where a statement has failed and gone unnoticed.
-        assert done.statusmessage != "ROLLBACK", "what failed was not told"
-    finally:
-        # What failed has kept the COMMIT from being sent, or from being carried out.
-        if (
-            not connection.closed
-            and connection.info.transaction_status is not TransactionStatus.IDLE
-        ):
-            connection.rollback()
-
-
 def _speak(connection: psycopg.Connection, programme: str) -> None:
     connection.execute("SELECT set_config('kantis.programme', %s, false)", [programme])
 

@@ -27,7 +27,6 @@ from kantis.core.step import is_late, step
 from kantis.db import accounts, past, programmes, refused, strays
 from kantis.db.accounts import Account
 from kantis.db.batch import Found, look_up
-from kantis.db.connect import few_round_trips
 from kantis.db.journal import Journal
 from kantis.db.past import Known
 from kantis.db.programmes import Store
@@ -120,7 +119,7 @@ def record_sent(
     """
 
     def book(some: Sequence[Sent]) -> list[Outcome | None]:
-        with few_round_trips(connection):
+        with connection.transaction():
             found = _look_up(connection, programme, some, now, locking=True)
             good = [one for one in some if found.lets_in(one.token_hash)]
             results = iter(_Sales(connection, found, now, good).record())
