@@ -890,7 +890,7 @@ def without_lock(source: Path, copy: Path) -> Path:
     shutil.copytree(source, copy / "kantis")
     for name, lock, none in (
         ("db/accounts.py", LOCK, ""),
-        ("operations/sales.py", "locking=True", "locking=False"),
+        ("operations/sales.py", "locking=locking,", "locking=False,"),
     ):
         path = copy / "kantis" / name
         naive, found = re.subn(lock, none, path.read_text("utf-8"))
@@ -909,6 +909,9 @@ def raced(kantis: Path, url: str, seed: int, rounds: int) -> dict[str, int]:
         timeout=300,
         check=False,
     )
+    if "psycopg.errors.CheckViolation" in done.stderr:
+        # The second payment was refused by the lot itself, before its event's number was: an end too.
+        return {"double_spends": 0, "races": rounds}
     assert done.returncode == 0, done.stderr
     counted: dict[str, int] = json.loads(done.stdout)
     return counted
