@@ -910,7 +910,7 @@ def raced(kantis: Path, url: str, seed: int, rounds: int) -> dict[str, int]:
         check=False,
     )
     if "psycopg.errors.CheckViolation" in done.stderr:
-        # The second payment was refused by the lot itself, before its event's number was: an end too.
+        # The lot itself refused the second payment, before the event did: an end too.
         return {"double_spends": 0, "races": rounds}
     assert done.returncode == 0, done.stderr
     counted: dict[str, int] = json.loads(done.stdout)
