@@ -108,15 +108,20 @@ with hands(sys.argv[1], 2) as some:
 """
 
 
-@pytest.mark.parametrize("how", ["killed", "interrupted"])
-def test_processes_end_with_the_one_that_started_them(lonely: "Desk", how: str) -> None:
-    starter = subprocess.Popen(
-        [sys.executable, "-c", WITH_HANDS, lonely.url],
+def start(desk: "Desk") -> subprocess.Popen[str]:
+    """Start a process that has hands, in a group of its own as a terminal does."""
+    return subprocess.Popen(
+        [sys.executable, "-c", WITH_HANDS, desk.url],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_processes_end_with_the_one_that_started_them(lonely: "Desk", how: str) -> None:
+    starter = start(lonely)
     assert until_sessions(lonely, 2)
     if how == "killed":
         starter.kill()
@@ -130,13 +135,7 @@ def test_processes_end_with_the_one_that_started_them(lonely: "Desk", how: str) 
 
 
 def test_processes_that_have_not_begun_yet_are_not_reached_by_ctrl_c(lonely: "Desk") -> None:
-    starter = subprocess.Popen(
-        [sys.executable, "-c", WITH_HANDS, lonely.url],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    starter = start(lonely)
     until_processes(starter.pid, 3)  # two, and multiprocessing's own that looks after them
     time.sleep(0.2)  # they take a second to begin
     os.killpg(starter.pid, signal.SIGINT)

@@ -63,9 +63,8 @@ class ImpatientConnection(psycopg.Connection[tuple[object, ...]]):
             if self.waiter is not None:
                 return cast(T, self.waiter(gen, patience))
             return super().wait(gen, interval, patience)
-        except psycopg.OperationalError as error:
-            is_answer = error.sqlstate is not None
-            if not is_answer and self.info.transaction_status is TransactionStatus.ACTIVE:
+        except psycopg.OperationalError:
+            if self.info.transaction_status is TransactionStatus.ACTIVE:
                 self.pgconn.finish()
             raise
 
