@@ -65,6 +65,7 @@ class Past(Struct, frozen=True):
 
 
 @lru_cache(maxsize=10_000)
+@lru_cache(maxsize=1_000)  # a batch asks for each of its keys several times
 def hash_of(key: str) -> bytes:
     """Give the hash under which a receipt's key is remembered."""
     return sha256(key.encode()).digest()
