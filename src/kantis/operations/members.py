@@ -117,7 +117,8 @@ def enrol_all(
         answers = _enrol(connection, terms, new, at=at, warrant=warrant) if new else {}
         requests.keep(connection, programme, asked, answers, at=at)
     known = {key: msgspec.json.decode(answer, type=Enrolled) for key, answer in before.items()}
-    return [(known | answers)[one.request_key] for one in requested]
+    told = known | answers
+    return [told[one.request_key] for one in requested]
 
 
 def _enrol(
